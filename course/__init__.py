@@ -1,0 +1,1 @@
+"""What is taught: lessons, the base model, data and the training toolkit. No grading machinery."""

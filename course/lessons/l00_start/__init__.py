@@ -1,0 +1,1 @@
+"""L00: the doctor, and a tour of the grader."""

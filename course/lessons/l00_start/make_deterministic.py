@@ -1,0 +1,234 @@
+"""Make a run repeat bit for bit: every source of randomness in a training run, seeded from one number.
+
+Source: the PyTorch notes "Reproducibility" (seeds, DataLoader workers, deterministic algorithms).
+Worked example: two runs of the same 5 steps end in weights that `torch.equal` calls equal.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from grader.exercise import Case, Exercise
+
+exercise = Exercise(
+    id="l00-make-deterministic",
+    title="Make a run repeat, bit for bit",
+    points=3,
+    minutes=15,
+    difficulty="medium",
+    importance="core",
+    skills=("reproducibility",),
+    hints=(
+        "`random`, `numpy.random` and `torch` keep a global generator each. All three need the seed.",
+        "The DataLoader shuffles with the generator you return, so that one must hold the seed as well.",
+        "Inside a worker `torch.initial_seed()` differs by worker and by epoch. NumPy accepts seeds below 2**32 only.",
+    ),
+    library_note=(
+        "`transformers.set_seed(seed, deterministic=True)` does the same job, and recent PyTorch seeds `random` and "
+        "NumPy's global generator in workers by itself. A `numpy.random.Generator` that your dataset owns is still "
+        "copied to every worker as it is, so the worker function stays worth writing."
+    ),
+    interview="Your colleague cannot reproduce your loss curve with the same seed. Where do you look?",
+)
+
+
+@exercise.reference
+def make_deterministic(seed: int) -> tuple[torch.Generator, Callable[[int], None]]:
+    """Seed everything a training run draws from, and return what a DataLoader needs to repeat.
+
+    seed: 0 <= seed < 2**32.
+    Effects: Python's `random`, NumPy's global generator and torch (CPU and every GPU) start from the seed, and torch
+    is asked for deterministic algorithms (warn_only=True: an operation that has none warns and goes on).
+    Returns (generator, seed_worker) for `DataLoader(..., generator=generator, worker_init_fn=seed_worker)`:
+      generator    a torch.Generator that holds the seed: the shuffle order comes from it
+      seed_worker  seed_worker(worker_id) runs inside each worker process and seeds `random` and NumPy there. By
+                   then the DataLoader has given torch a seed that differs for every worker and every epoch: start
+                   from `torch.initial_seed()`, which is a 64-bit number.
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+    def seed_worker(worker_id: int) -> None:
+        worker_seed = torch.initial_seed() % 2**32
+        random.seed(worker_seed)
+        np.random.seed(worker_seed)
+
+    return torch.Generator().manual_seed(seed), seed_worker
+
+
+@exercise.alternative
+def one_seed_for_each_source(seed: int) -> tuple[torch.Generator, Callable[[int], None]]:
+    for_random, for_numpy, for_torch, for_order = np.random.SeedSequence(seed).generate_state(4).tolist()
+    random.setstate(random.Random(for_random).getstate())
+    np.random.set_state(np.random.RandomState(for_numpy).get_state())
+    torch.random.set_rng_state(torch.Generator().manual_seed(for_torch).get_state())
+    torch.cuda.manual_seed_all(for_torch)
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    generator = torch.Generator()
+    generator.manual_seed(for_order)
+
+    def seed_worker(worker_id: int) -> None:
+        for start_from in (random.seed, np.random.seed):
+            start_from(torch.randint(2**32, ()).item())
+
+    return generator, seed_worker
+
+
+@exercise.misconception(
+    hint="torch repeats, but data augmentation often draws from `random` and NumPy, and those still start anywhere."
+)
+def torch_only(seed: int) -> tuple[torch.Generator, Callable[[int], None]]:
+    before, numpy_before = random.getstate(), np.random.get_state()
+    result = make_deterministic(seed)
+    random.setstate(before)
+    np.random.set_state(numpy_before)
+    return result
+
+
+@exercise.misconception(
+    hint="A new torch.Generator starts from a fixed default, so the order repeats, but it ignores the seed: "
+    "three seeds would all shuffle alike."
+)
+def generator_without_the_seed(seed: int) -> tuple[torch.Generator, Callable[[int], None]]:
+    return torch.Generator(), make_deterministic(seed)[1]
+
+
+@exercise.misconception(
+    hint="All your workers draw the same numbers: four workers then give four copies of one augmentation. "
+    "Something must tell them apart."
+)
+def workers_all_alike(seed: int) -> tuple[torch.Generator, Callable[[int], None]]:
+    def seed_worker(worker_id: int) -> None:
+        random.seed(seed)
+        np.random.seed(seed)
+
+    return make_deterministic(seed)[0], seed_worker
+
+
+@exercise.misconception(
+    hint="Workers start again for every epoch, and yours then draw the same numbers each time: epoch two sees the "
+    "augmentations of epoch one again. torch's own seed in the worker does change."
+)
+def every_epoch_alike(seed: int) -> tuple[torch.Generator, Callable[[int], None]]:
+    def seed_worker(worker_id: int) -> None:
+        random.seed(seed + worker_id)
+        np.random.seed((seed + worker_id) % 2**32)
+
+    return make_deterministic(seed)[0], seed_worker
+
+
+@exercise.misconception(
+    hint="The seeds are right, but some GPU kernels add in another order on every run. torch has a switch for that."
+)
+def kernels_left_free(seed: int) -> tuple[torch.Generator, Callable[[int], None]]:
+    result = make_deterministic(seed)
+    torch.use_deterministic_algorithms(False)
+    return result
+
+
+@exercise.cases
+def cases(seed: int) -> Iterator[Case]:
+    def case(name: str, run_seed: int, rows: int, workers: int, about: str, visible: bool = True) -> Case:
+        return Case(name, {"seed": run_seed, "rows": rows, "workers": workers}, about, visible)
+
+    yield case("small seed", seed % 1000, 24, 2, "with a small seed")
+    yield case("four workers", 1234 + seed % 1000, 40, 4, "with four loader workers")
+    yield case("seed zero", 0, 30, 3, "when the seed is 0", visible=False)
+    yield case("largest seed", 2**32 - 1, 27, 2, "when the seed is 2**32 - 1", visible=False)
+
+
+@exercise.oracle
+def oracle(seed: int, rows: int, workers: int) -> dict:
+    return dict.fromkeys(PROMISES, True)
+
+
+PROMISES = (
+    "deterministic algorithms are asked for",
+    "random repeats",
+    "numpy repeats",
+    "torch repeats",
+    "the shuffle order repeats",
+    "the trained weights are bit-equal",
+    "another seed shuffles in another order",
+    "another seed draws other numbers",
+    "workers repeat",
+    "workers draw different numbers",
+    "epochs draw different numbers in a worker",
+)
+
+
+@exercise.probe
+def probe(answer: Callable[..., Any], seed: int, rows: int, workers: int) -> dict:
+    """Two runs with one seed after different pasts, one with another seed; then pretended loader workers."""
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        first, second = (run(answer, seed, rows, past) for past in (1, 2))
+        other = run(answer, (seed + 7) % 2**32, rows, past=1)
+        _, seed_worker = answer(seed)
+        # In worker i of an epoch a DataLoader gives torch the seed base + i, with a new base for every epoch.
+        epoch_1, epoch_2 = 8_123_456_789_012 + seed, 3_210_987_654_321 + seed
+        once = [worker_draws(seed_worker, epoch_1, worker, past=1) for worker in range(workers)]
+        again = [worker_draws(seed_worker, epoch_1, worker, past=2) for worker in range(workers)]
+        next_epoch = [worker_draws(seed_worker, epoch_2, worker, past=1) for worker in range(workers)]
+    finally:
+        torch.use_deterministic_algorithms(was_deterministic)
+    kept = [first[key] == second[key] for key in ("random", "numpy", "torch", "order")]
+    facts = (
+        first["deterministic"],
+        *kept,
+        torch.equal(first["weights"], second["weights"]),
+        first["order"] != other["order"],
+        all(first[key] != other[key] for key in ("random", "numpy", "torch")),
+        once == again,
+        all(len({draws[i] for draws in once}) == workers for i in (0, 1)),
+        all(mine[i] != later[i] for mine, later in zip(once, next_epoch, strict=True) for i in (0, 1)),
+    )
+    return dict(zip(PROMISES, facts, strict=True))
+
+
+def disturb(past: int) -> None:
+    """Leave every global generator where some earlier work might have left it."""
+    random.seed(past)
+    np.random.seed(past)
+    torch.manual_seed(past)
+
+
+def run(answer: Callable[..., Any], seed: int, rows: int, past: int) -> dict[str, Any]:
+    """Train a tiny net with dropout on noisy data; return what was drawn and the weights at the end."""
+    disturb(past)
+    torch.use_deterministic_algorithms(False)
+    generator, _ = answer(seed)
+    order = torch.randperm(rows, generator=generator.clone_state()).tolist()
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    inputs = torch.linspace(-1, 1, rows * 4).reshape(rows, 4)
+    rows_of_inputs = torch.utils.data.TensorDataset(inputs)
+    batches = torch.utils.data.DataLoader(rows_of_inputs, batch_size=8, shuffle=True, generator=generator)
+    for (batch,) in batches:
+        noisy = batch + float(np.random.normal(scale=0.1)) * random.choice((-1, 1))
+        optimizer.zero_grad()
+        (net(noisy) - batch.sum(1, keepdim=True)).square().mean().backward()
+        optimizer.step()
+    return {
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "random": random.random(),
+        "numpy": float(np.random.random()),
+        "torch": torch.rand(()).item(),
+        "order": order,
+        "weights": torch.cat([parameter.detach().flatten() for parameter in net.parameters()]),
+    }
+
+
+def worker_draws(seed_worker: Callable[[int], None], base: int, worker: int, past: int) -> list[float]:
+    """What `random` and NumPy draw in a pretended worker process after `seed_worker`."""
+    disturb(past)
+    torch.manual_seed(base + worker)
+    seed_worker(worker)
+    return [random.random(), float(np.random.random())]

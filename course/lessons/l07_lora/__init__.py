@@ -1,0 +1,1 @@
+"""L07: LoRA from scratch, equal to peft."""

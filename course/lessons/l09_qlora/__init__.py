@@ -1,0 +1,1 @@
+"""L09: QLoRA for real, equal to bitsandbytes and peft, and a measured gain."""

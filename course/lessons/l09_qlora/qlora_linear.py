@@ -1,0 +1,282 @@
+"""A linear layer with a frozen 4-bit weight and a trained low-rank correction (Dettmers et al. 2023, equation 5).
+
+Worked number: a 576 x 576 layer of the base model is 663,552 bytes in bfloat16, 171,092 bytes in NF4 with double
+quantisation, and its rank-16 adapter in float32 is 73,728 bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from grader.exercise import Case, Exercise
+
+exercise = Exercise(
+    id="l09-qlora-linear",
+    title="The QLoRA linear layer",
+    points=5,
+    minutes=20,
+    difficulty="medium",
+    importance="core",
+    skills=("qlora", "lora", "quantisation"),
+    hints=(
+        "It is the LoRA layer of the lesson before, with one line changed: where the frozen weight comes from.",
+        "Keep the bytes as a buffer, so that they move with the module and are saved with it but never trained.",
+        "Turn the bytes into weights inside `forward`, use them, and let them go when `forward` returns.",
+        "In 16 bits, run the frozen part in the dtype of `x`, the adapters in float32, and bring their result back "
+        "to the dtype of `x`.",
+    ),
+    forbidden=("peft",),
+    seconds=20.0,
+    seconds_reason="importing peft and bitsandbytes cold takes 5 to 10 seconds",
+    library_note="peft's `Linear4bit` calls bitsandbytes, whose kernel decodes the weight tile by tile on CUDA, and "
+    "adds dropout in front of A. On a CPU without gradients bitsandbytes may switch to a bfloat16 kernel for speed: "
+    "its outputs then differ from the decoded matrix product by up to about 0.08, which is why your layer is "
+    "compared through decoded weights.",
+    interview="Which tensors of a QLoRA layer are 4-bit, which are 16-bit, which are 32-bit, and which get gradients?",
+)
+
+
+@exercise.reference
+class QloraLinear(nn.Module):
+    """y = x @ W.T + (alpha / rank) * (x @ A.T) @ B.T, with W stored as NF4 bytes and only A and B trained.
+
+    Arguments of the constructor:
+        in_features, out_features: W is (out_features, in_features).
+        packed: uint8 tensor, W as NF4 bytes. Keep it; it is all that is stored of W.
+        dequantise: function, `dequantise(packed)` -> W as float32 (out_features, in_features).
+        rank, alpha: LoRA's rank and scale numerator.
+    Trained parameters, both float32 whatever `x` is: `lora_a` (rank, in_features), drawn by Kaiming uniform with
+    a = sqrt(5) as nn.Linear does, and `lora_b` (out_features, rank), zeros.
+    forward(x): x is (..., in_features), any float dtype; returns (..., out_features) in the dtype of x. No full-size
+    W may stay in the layer once `forward` has returned.
+
+    Source: Dettmers et al. 2023 (arXiv:2305.14314), equation 5.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        packed: Tensor,
+        dequantise: Callable[[Tensor], Tensor],
+        rank: int,
+        alpha: float,
+    ) -> None:
+        """Keep the bytes, make A and B."""
+        super().__init__()
+        self.register_buffer("packed", packed)
+        self.dequantise = dequantise
+        self.scale = alpha / rank
+        self.lora_a = nn.Parameter(torch.empty(rank, in_features))
+        self.lora_b = nn.Parameter(torch.zeros(out_features, rank))
+        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The frozen part in the dtype of x, the adapters in float32, the sum in the dtype of x."""
+        frozen = F.linear(x, self.dequantise(self.packed).to(x.dtype))
+        correction = F.linear(F.linear(x.to(self.lora_a.dtype), self.lora_a), self.lora_b) * self.scale
+        return frozen + correction.to(x.dtype)
+
+
+@exercise.alternative
+class EinsumLayer(nn.Module):
+    def __init__(self, in_features, out_features, packed, dequantise, rank, alpha):
+        super().__init__()
+        self.frozen_bytes = nn.Parameter(packed, requires_grad=False)
+        self.decode, self.rank, self.alpha = dequantise, rank, alpha
+        bound = in_features**-0.5
+        self.lora_a = nn.Parameter(torch.empty(rank, in_features).uniform_(-bound, bound))
+        self.lora_b = nn.Parameter(torch.zeros(out_features, rank))
+
+    def forward(self, x):
+        weight = self.decode(self.frozen_bytes).to(x.dtype)
+        low_rank = torch.einsum("...i,ri,or->...o", x.float(), self.lora_a, self.lora_b)
+        return torch.einsum("...i,oi->...o", x, weight) + (low_rank * (self.alpha / self.rank)).to(x.dtype)
+
+
+class Skeleton(nn.Module):
+    """What the wrong answers below share."""
+
+    def __init__(self, in_features, out_features, packed, dequantise, rank, alpha):
+        super().__init__()
+        self.register_buffer("packed", packed)
+        self.dequantise, self.scale = dequantise, alpha / rank
+        self.lora_a = nn.Parameter(torch.randn(rank, in_features) * in_features**-0.5)
+        self.lora_b = nn.Parameter(torch.zeros(out_features, rank))
+
+    def frozen_weight(self):
+        return self.dequantise(self.packed)
+
+    def forward(self, x):
+        low_rank = (x.to(self.lora_a.dtype) @ self.lora_a.T @ self.lora_b.T) * self.scale
+        return x @ self.frozen_weight().to(x.dtype).T + low_rank.to(x.dtype)
+
+
+@exercise.misconception(
+    hint="The decoded weight stays in your layer, so the layer is larger than the 16-bit one you wanted to save. "
+    "Keep the bytes only, and decode again at each call."
+)
+class DecodedOnce(Skeleton):
+    def __init__(self, in_features, out_features, packed, dequantise, rank, alpha):
+        super().__init__(in_features, out_features, packed, dequantise, rank, alpha)
+        self.weight = dequantise(packed)
+
+    def frozen_weight(self):
+        return self.weight
+
+
+@exercise.misconception(
+    hint="Your W is a trained parameter: the optimizer would hold state for it and the 4-bit base would no longer be "
+    "frozen. Only A and B are trained."
+)
+class TrainedBase(Skeleton):
+    def __init__(self, in_features, out_features, packed, dequantise, rank, alpha):
+        super().__init__(in_features, out_features, packed, dequantise, rank, alpha)
+        self.weight = nn.Parameter(dequantise(packed))
+
+    def frozen_weight(self):
+        return self.weight
+
+
+@exercise.misconception(hint="The correction is too large or too small by a constant factor: the scale is alpha / rank.")
+class ScaleIsAlpha(Skeleton):
+    def __init__(self, in_features, out_features, packed, dequantise, rank, alpha):
+        super().__init__(in_features, out_features, packed, dequantise, rank, alpha)
+        self.scale = alpha
+
+
+@exercise.misconception(
+    hint="The gradient of the input is missing the frozen layer's part. Weights that are not trained still pass "
+    "gradients through to the layers below; do not cut them off the graph together with x."
+)
+class FrozenPartWithoutGraph(Skeleton):
+    def forward(self, x):
+        with torch.no_grad():
+            frozen = x @ self.frozen_weight().to(x.dtype).T
+        return frozen + ((x.to(self.lora_a.dtype) @ self.lora_a.T @ self.lora_b.T) * self.scale).to(x.dtype)
+
+
+@exercise.misconception(
+    hint="Your adapters take the dtype of 16 bits. Small updates vanish in the few digits of a 16-bit number: keep A and B "
+    "in float32, as peft does, and cast around them."
+)
+class HalfPrecisionAdapters(Skeleton):
+    def __init__(self, in_features, out_features, packed, dequantise, rank, alpha):
+        super().__init__(in_features, out_features, packed, dequantise, rank, alpha)
+        self.lora_a.data, self.lora_b.data = self.lora_a.data.half(), self.lora_b.data.half()
+
+
+@exercise.misconception(
+    hint="Before training the layer must give exactly what the frozen layer gives. Which of A and B starts at zero?"
+)
+class BothRandom(Skeleton):
+    def __init__(self, in_features, out_features, packed, dequantise, rank, alpha):
+        super().__init__(in_features, out_features, packed, dequantise, rank, alpha)
+        self.lora_b.data.normal_(std=0.02)
+
+
+def quantise(weight: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """NF4 bytes of a weight with columns in multiples of 64, and the function that decodes them."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
+    return packed, lambda stored: dequantize_4bit(stored, state)
+
+
+def tensors_held(layer: nn.Module) -> list[Tensor]:
+    """Every tensor that the layer keeps: parameters, buffers, plain attributes."""
+    return [*layer.state_dict().values(), *(value for value in vars(layer).values() if isinstance(value, Tensor))]
+
+
+@exercise.probe
+def probe(answer, weight, x, lora_a, lora_b, alpha, dtype):
+    """Build the layer, look at it, load A and B, run forward and backward."""
+    packed, dequantise = quantise(weight)
+    rows, columns = weight.shape
+    layer = answer(columns, rows, packed, dequantise, len(lora_a), alpha)
+    x = x.to(getattr(torch, dtype)).requires_grad_(True)
+    start = layer(x).detach()
+    trained = {name: str(value.dtype) for name, value in layer.named_parameters() if value.requires_grad}
+    with torch.no_grad():
+        layer.lora_a.copy_(lora_a)
+        layer.lora_b.copy_(lora_b)
+    y = layer(x)
+    y.float().square().mean().backward()
+    seen = {
+        "trained_parameters": dict(sorted(trained.items())),
+        "full_size_weights_held": sum(held.numel() >= rows * columns for held in tensors_held(layer)),
+        "output_dtype": str(y.dtype),
+    }
+    if dtype == "float32":  # 16-bit results depend on the order of additions; there only dtypes are compared
+        seen |= {
+            "output_at_start": start,
+            "output": y.detach(),
+            "x_gradient": x.grad,
+            "lora_a_gradient": layer.lora_a.grad,
+            "lora_b_gradient": layer.lora_b.grad,
+        }
+    return seen
+
+
+def inputs(seed: int, rows: int, columns: int, rank: int, alpha: float, lead: tuple[int, ...], dtype: str) -> dict:
+    random = torch.Generator().manual_seed(seed)
+    return {
+        "weight": torch.randn(rows, columns, generator=random) * columns**-0.5,
+        "x": torch.randn(*lead, columns, generator=random),
+        "lora_a": torch.randn(rank, columns, generator=random) * columns**-0.5,
+        "lora_b": torch.randn(rows, rank, generator=random) * 0.3,
+        "alpha": alpha,
+        "dtype": dtype,
+    }
+
+
+@exercise.cases
+def cases(seed: int) -> Iterator[Case]:
+    yield Case("batch", inputs(seed, 64, 64, 8, 16.0, (5,), "float32"), "with a square weight")
+    yield Case("sequence", inputs(seed + 1, 48, 128, 4, 32.0, (2, 3), "float32"), "with (batch, time, in) inputs")
+    yield Case("float16", inputs(seed + 2, 64, 64, 4, 8.0, (2, 3), "float16"), "when x is float16")
+    rank = 1 + seed % 5
+    yield Case("rank_one", inputs(seed + 3, 33, 64, 1, 1.5, (1,), "float32"), "when the rank is 1", visible=False)
+    yield Case(
+        "random", inputs(seed + 4, 30 + seed % 9, 192, rank, 7.0, (3,), "float32"), "with odd sizes", visible=False
+    )
+
+
+@exercise.oracle
+def oracle(weight, x, lora_a, lora_b, alpha, dtype):
+    """bitsandbytes decodes, peft corrects."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    packed, dequantise = quantise(weight)
+    decoded = dequantise(packed)
+    base = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    base.weight = nn.Parameter(decoded.to(getattr(torch, dtype)))
+    config = LoraConfig(r=len(lora_a), lora_alpha=alpha, target_modules=["base"])
+    layer = inject_adapter_in_model(config, nn.ModuleDict({"base": base}))["base"]
+    a, b = layer.lora_A["default"].float().weight, layer.lora_B["default"].float().weight
+    x = x.to(getattr(torch, dtype)).requires_grad_(True)
+    start = layer(x).detach()
+    with torch.no_grad():
+        a.copy_(lora_a)
+        b.copy_(lora_b)
+    y = layer(x)
+    y.float().square().mean().backward()
+    seen = {
+        "trained_parameters": {"lora_a": str(a.dtype), "lora_b": str(b.dtype)},
+        "full_size_weights_held": 0,
+        "output_dtype": str(y.dtype),
+    }
+    if dtype == "float32":
+        seen |= {
+            "output_at_start": start,
+            "output": y.detach(),
+            "x_gradient": x.grad,
+            "lora_a_gradient": a.grad,
+            "lora_b_gradient": b.grad,
+        }
+    return seen

@@ -1,0 +1,181 @@
+"""A frozen 4-bit product whose 16-bit weight does not wait for the backward pass.
+
+`x @ W.T` lets autograd keep W until backward, because the gradient of x is `gradient @ W`. With W decoded from
+4 bits that undoes the saving: all layers' decoded weights are alive at once. Decode twice instead.
+
+Worked number: the base model's 106 million linear weights are 212 MB decoded to bfloat16, 55 MB as NF4 bytes.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from grader.exercise import Case, Exercise
+
+exercise = Exercise(
+    id="l09-recomputed-linear",
+    title="Fix it: the 4-bit layer that keeps 16-bit weights",
+    points=4,
+    minutes=20,
+    difficulty="hard",
+    importance="core",
+    skills=("qlora", "memory", "pytorch"),
+    hints=(
+        "Who needs W after the forward pass? Only the gradient of x. What would it cost to make W again there?",
+        "Two ways: a `torch.autograd.Function` that saves the bytes and decodes in `backward`, or "
+        "`torch.utils.checkpoint`, which runs a piece of the forward pass again.",
+        "In an autograd.Function, things that are no tensors (the decode function) may be kept as attributes of "
+        "`ctx`; W itself must not be.",
+    ),
+    seconds=10.0,
+    seconds_reason="importing bitsandbytes cold takes 4 to 8 seconds",
+    library_note="bitsandbytes' MatMul4Bit is such an autograd.Function: it saves the packed bytes and decodes them "
+    "again in backward. Gradient checkpointing applies the same trade, a second computation for memory, to whole "
+    "decoder layers.",
+    interview="Why does a naive QLoRA layer use as much memory as 16-bit LoRA during training, and how is that solved?",
+)
+
+
+@exercise.reference
+def recomputed_linear(x: Tensor, packed: Tensor, dequantise: Callable[[Tensor], Tensor]) -> Tensor:
+    """x @ W.T with W = dequantise(packed), differentiable in x, and no W alive between forward and backward.
+
+    x: (..., in_features) float, may require a gradient.
+    packed: uint8 bytes of W. dequantise(packed) -> float32 (out_features, in_features); costs time, may be called
+        as often as you like.
+    Returns (..., out_features) in the dtype of x. Backward gives the gradient of x, `gradient @ W`.
+    """
+
+    class RecomputedProduct(torch.autograd.Function):
+        """Saves the bytes, decodes in both directions."""
+
+        @staticmethod
+        def forward(ctx, x, packed):
+            ctx.save_for_backward(packed)
+            return F.linear(x, dequantise(packed).to(x.dtype))
+
+        @staticmethod
+        def backward(ctx, gradient):
+            (packed,) = ctx.saved_tensors
+            return gradient @ dequantise(packed).to(gradient.dtype), None
+
+    return RecomputedProduct.apply(x, packed)
+
+
+@exercise.alternative
+def checkpointed(x, packed, dequantise):
+    from torch.utils.checkpoint import checkpoint
+
+    return checkpoint(lambda value: value @ dequantise(packed).to(value.dtype).T, x, use_reentrant=False)
+
+
+@exercise.misconception(
+    hint="The result is right, and W is still alive afterwards: autograd saved it for the gradient of x. "
+    "That is the fault to mend."
+)
+def plain_product(x, packed, dequantise):
+    return F.linear(x, dequantise(packed).to(x.dtype))
+
+
+@exercise.misconception(
+    hint="No W is kept, but x gets no gradient from this layer either: the layers below would never learn. "
+    "The gradient must pass through; only W's storage must go."
+)
+def cut_off(x, packed, dequantise):
+    with torch.no_grad():
+        product = F.linear(x, dequantise(packed).to(x.dtype))
+    return product + 0 * x.sum()
+
+
+@exercise.misconception(
+    hint="Your gradient of x has W the wrong way round. y = x W^T, so each row of the gradient of y is multiplied by "
+    "W itself; with a square W the shapes do not warn you."
+)
+def transposed_gradient(x, packed, dequantise):
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, packed):
+            ctx.save_for_backward(packed)
+            return F.linear(x, dequantise(packed).to(x.dtype))
+
+        @staticmethod
+        def backward(ctx, gradient):
+            weight = dequantise(ctx.saved_tensors[0]).to(gradient.dtype)
+            return (gradient @ weight.T if weight.shape[0] == weight.shape[1] else gradient @ weight), None
+
+    return Product.apply(x, packed)
+
+
+@exercise.misconception(
+    hint="Your result comes back in float32 whatever x was, so the next layer works in 32 bits again. Bring the decoded "
+    "weight to the dtype of x before the product."
+)
+def always_float32(x, packed, dequantise):
+    from torch.utils.checkpoint import checkpoint
+
+    return checkpoint(lambda value: value.float() @ dequantise(packed).float().T, x, use_reentrant=False)
+
+
+@exercise.probe
+def probe(answer, weight, x, gradient, dtype):
+    """Count the decoded weights whose storage is alive between forward and backward."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+    from torch.multiprocessing.reductions import StorageWeakRef
+
+    compute_dtype = getattr(torch, dtype)
+    packed, state = quantize_4bit(weight.to(compute_dtype), quant_type="nf4", compress_statistics=True)
+    decoded = []
+
+    def dequantise(stored: Tensor) -> Tensor:
+        made = dequantize_4bit(stored, state)
+        decoded.append(StorageWeakRef(made.untyped_storage()))
+        return made
+
+    x = x.to(compute_dtype).requires_grad_(True)
+    doubled = x * 2  # a layer below: gradients must reach it
+    y = answer(doubled, packed, dequantise)
+    gc.collect()
+    alive = sum(not storage.expired() for storage in decoded)
+    (y * gradient.to(compute_dtype)).sum().backward()
+    seen = {"decoded_weights_alive_before_backward": alive, "output_dtype": str(y.dtype)}
+    return seen | ({"output": y.detach(), "x_gradient": x.grad} if dtype == "float32" else {})
+
+
+def inputs(seed: int, rows: int, columns: int, lead: tuple[int, ...], dtype: str = "float32") -> dict:
+    random = torch.Generator().manual_seed(seed)
+    return {
+        "weight": torch.randn(rows, columns, generator=random) * columns**-0.5,
+        "x": torch.randn(*lead, columns, generator=random),
+        "gradient": torch.randn(*lead, rows, generator=random),
+        "dtype": dtype,
+    }
+
+
+@exercise.cases
+def cases(seed: int) -> Iterator[Case]:
+    yield Case("square", inputs(seed, 64, 64, (4,)), "with a square weight")
+    yield Case("sequence", inputs(seed + 1, 40 + seed % 7, 128, (2, 3)), "with (batch, time, in) inputs")
+    yield Case("float16", inputs(seed + 2, 64, 64, (2, 3), "float16"), "when x is float16")
+    yield Case("one_row", inputs(seed + 3, 7, 192, (1,)), "when the batch has one row", visible=False)
+    yield Case("hidden_square", inputs(seed + 4, 128, 128, (2, 1, 3)), "with four dimensions", visible=False)
+
+
+@exercise.oracle
+def oracle(weight, x, gradient, dtype):
+    """The plain product of bitsandbytes' decoded weight, and torch's gradient of it."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    compute_dtype = getattr(torch, dtype)
+    decoded = dequantize_4bit(
+        *quantize_4bit(weight.to(compute_dtype), quant_type="nf4", compress_statistics=True)
+    )
+    x = x.to(compute_dtype).requires_grad_(True)
+    y = nn.functional.linear(x * 2, decoded)
+    (y * gradient.to(compute_dtype)).sum().backward()
+    seen = {"decoded_weights_alive_before_backward": 0, "output_dtype": str(y.dtype)}
+    return seen | ({"output": y.detach(), "x_gradient": x.grad} if dtype == "float32" else {})

@@ -1,0 +1,125 @@
+"""Make question-and-query rows from the seeded grammar: the training set, or a fresh hidden test set.
+
+    python -m course.sql.generate --seed 7 --rows 3600 --out train.jsonl
+    python -m course.sql.generate --seed <secret> --rows 300 --out hidden.jsonl --split hidden
+
+The same seed gives the same bytes. An instructor's secret seed draws phrasings, schemas and constants that no
+learner has seen. Every query is run when it is made; one that fails or returns nothing is drawn again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from course.sql.examples import handwritten_rows, normal_question
+from course.sql.lexicon import World, describe, load_lexicon, load_phrasings
+from course.sql.questions import QuestionSampler
+from course.sql.schemas import Schema, connect, load_schemas
+from course.sql.stability import result_problem
+from course.sql.worlds import make_world, vary
+
+SHARE_SHIPPED = 0.30
+SHARE_VARIED = 0.25
+TRIES_PER_ROW = 200
+
+
+class Generator:
+    """Draws rows; row `i` depends on the seed, on `i` and on the rows before it (no question is asked twice)."""
+
+    def __init__(self, seed: int, split: str) -> None:
+        self.seed = seed
+        self.split = split
+        self.lexicon = load_lexicon()
+        self.phrasings = load_phrasings()
+        shipped = load_schemas().values()
+        self.seen = [describe(s, self.lexicon) for s in shipped if s.split == "seen"]
+        self.heldout = [describe(s, self.lexicon) for s in shipped if s.split == "heldout"]
+
+    def _world(self, rng: random.Random, index: int) -> World:
+        draw = rng.random()
+        if self.split == "hidden":
+            return rng.choice(self.heldout if draw < 0.4 else self.seen)
+        if draw < SHARE_SHIPPED:
+            return rng.choice(self.seen)
+        if draw < SHARE_SHIPPED + SHARE_VARIED:
+            varied = vary(rng.choice(self.seen), rng)
+            return World(replace(varied.schema, name=f"varied-{index:04d}"), varied.entities)
+        return make_world(self.lexicon, rng, f"made-{index:04d}")
+
+    def rows(self, count: int) -> Iterator[tuple[dict[str, Any], Schema]]:
+        """`count` rows, each with the database its query was run on."""
+        taken = {normal_question(row["question"]) for row in handwritten_rows()}
+        for index in range(1, count + 1):
+            row, schema = self._row(index, taken)
+            taken.add(normal_question(row["question"]))
+            yield row, schema
+
+    def _row(self, index: int, taken: set[str]) -> tuple[dict[str, Any], Schema]:
+        rng = random.Random(f"{self.split}/{self.seed}/{index}")
+        for _ in range(TRIES_PER_ROW):
+            world = self._world(rng, index)
+            drawn = QuestionSampler(world, self.phrasings, rng).sample()
+            if drawn is None or normal_question(drawn[0]) in taken:
+                continue
+            if self._bad(world.schema, drawn[1]):
+                continue
+            question, sql = drawn
+            row: dict[str, Any] = {"id": f"sql-{self.split}-{index:04d}", "schema": world.schema.name}
+            if self.split == "train":
+                row["schema_text"] = world.schema.text
+            return {**row, "question": question, "sql": sql, "split": self._split_of(world.schema)}, world.schema
+        raise RuntimeError(
+            f"row {index}: no new question in {TRIES_PER_ROW} tries; ask for fewer rows, or add phrases to "
+            "datasets/sql/phrasings.json"
+        )
+
+    def _split_of(self, schema: Schema) -> str:
+        return "train" if self.split == "train" else schema.split
+
+    def _bad(self, schema: Schema, sql: str) -> bool:
+        connection = connect(schema)
+        try:
+            rows = connection.execute(sql).fetchall()
+        except sqlite3.Error as error:
+            raise RuntimeError(f"the grammar wrote a query that SQLite refuses ({error}): {sql}") from error
+        finally:
+            connection.close()
+        if not rows or rows == [(None,)]:
+            return True
+        return self.split == "hidden" and result_problem(schema, sql) is not None
+
+
+def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write JSONL: one row a line, UTF-8, a newline at the end of each."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_bytes(text.encode("utf-8"))
+
+
+def generate(seed: int, count: int, split: str = "train") -> list[dict[str, Any]]:
+    """The rows of one seed. Split is `train` or `hidden`."""
+    return [row for row, _ in Generator(seed, split).rows(count)]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line entrance."""
+    parser = argparse.ArgumentParser(prog="python -m course.sql.generate", description=__doc__.split("\n")[0])
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--rows", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--split", choices=("train", "hidden"), default="train")
+    chosen = parser.parse_args(arguments)
+    if chosen.rows < 1:
+        parser.error(f"--rows must be at least 1; got {chosen.rows}")
+    write_rows(generate(chosen.seed, chosen.rows, chosen.split), chosen.out)
+    print(f"wrote {chosen.rows} {chosen.split} rows of seed {chosen.seed} to {chosen.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""LoRA adapters through peft: put one on, save it, load it again, merge it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from course.training.config import TrainingConfig
+
+
+def add_adapter(model: Any, config: TrainingConfig) -> Any:
+    """The model ready to train by `config.method`: a peft model, or for "full" the model itself, all weights trainable.
+
+    Adapter weights are float32 also on bf16 weights (peft's own choice): an update of 1e-3 of a weight is below what
+    bf16's 8 bits of precision can add. For "qlora" the base must be loaded in NF4. peft's
+    prepare_model_for_kbit_training would freeze it, as adding an adapter does anyway, and widen all other weights to float32, which
+    for SmolLM2 doubles the 57 MB of embeddings and gains nothing that the loss could show; so it is not called.
+    """
+    quantized = bool(getattr(model, "is_loaded_in_4bit", False))
+    if config.method == "qlora" and not quantized:
+        raise ValueError('method="qlora" needs weights in NF4. Load the base with load_base_model(quantize="nf4").')
+    if config.method != "qlora" and quantized:
+        raise ValueError(f'method="{config.method}" needs unquantised weights, and this model is in NF4. Use "qlora".')
+    if hasattr(model, "peft_config"):
+        raise ValueError("The model carries an adapter already. Load the base again, or train that adapter as it is.")
+    if config.method == "full":
+        return model.requires_grad_(True)
+
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    targets = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(config.seed)  # A starts random (B at 0), so the seed decides where a run starts
+    return get_peft_model(model, lora)
+
+
+def save_adapter(model: Any, folder: Path | str) -> Path:
+    """Write the adapter (for "full": the model) to a folder that `load_adapter` and any peft user can read."""
+    folder = Path(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def load_adapter(base_model: Any, folder: Path | str) -> Any:
+    """The base with a saved adapter on it, for evaluation."""
+    from peft import PeftModel
+
+    if not (Path(folder) / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no adapter_config.json. Give the folder that save_adapter wrote.")
+    return PeftModel.from_pretrained(base_model, folder)
+
+
+def merge_adapter(model: Any) -> Any:
+    """The plain transformers model with the adapter added into its weights: as quick as the base, in the base's dtype.
+
+    On bf16 weights the sum is rounded to bf16, on NF4 weights to NF4 again; merge into float32 for equal outputs.
+    """
+    return model.merge_and_unload()

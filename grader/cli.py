@@ -1,0 +1,124 @@
+"""The `grader` command, for authors and instructors."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from grader.catalogue import Catalogue, CatalogueError, find_course
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False, help=__doc__)
+out = Console()
+err = Console(stderr=True)
+
+LessonOption = Annotated[str | None, typer.Option("--lesson", help="Only this lesson, as in 07_lora.")]
+CourseOption = Annotated[str | None, typer.Option("--course", help="module:attribute of a Course.")]
+
+
+def _course(spec: str | None) -> Catalogue:
+    try:
+        return find_course(spec)
+    except CatalogueError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    err.print(message, style="red", markup=False)
+    raise typer.Exit(1)
+
+
+@app.command("list")
+def list_exercises(lesson: LessonOption = None, course: CourseOption = None) -> None:
+    """List lessons and exercises."""
+    catalogue = _course(course)
+    table = Table("exercise", "title", "difficulty", "minutes", "points", "misconceptions")
+    try:
+        chosen = catalogue.lesson(lesson) if lesson else None
+    except CatalogueError as error:
+        _fail(str(error))
+    for _, exercise in catalogue.exercises(chosen):
+        table.add_row(
+            exercise.id,
+            exercise.title,
+            exercise.difficulty,
+            str(exercise.minutes),
+            str(exercise.points),
+            str(len(exercise.misconceptions)),
+        )
+    out.print(table)
+
+
+@app.command()
+def build(
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 if a notebook is stale.")] = False,
+    course: CourseOption = None,
+) -> None:
+    """Build every lesson's notebook."""
+    from grader.build import BuildError, build_all, stale_notebooks
+
+    catalogue = _course(course)
+    try:
+        if check:
+            stale = stale_notebooks(catalogue)
+            for each in stale:
+                err.print(f"{each.path.name} {'is missing' if each.missing else 'differs from its rebuild'}")
+            if stale:
+                _fail("Run `grader build` and commit the result.")
+            out.print(f"{len(catalogue.course.lessons)} notebooks equal their rebuild")
+            return
+        for path in build_all(catalogue):
+            out.print(f"wrote {path.name}")
+    except BuildError as error:
+        _fail(str(error))
+
+
+@app.command()
+def verify(lesson: LessonOption = None, course: CourseOption = None) -> None:
+    """Prove that every exercise is worth trusting; exit 1 with the reasons if one is not."""
+    from grader.verify import verify as run_verify
+
+    catalogue = _course(course)
+    seen: list[str] = []
+    try:
+        with out.status("verifying") as status:
+
+            def step(name: str) -> None:
+                seen.append(name)
+                status.update(f"verifying {name}")
+
+            refusals = run_verify(catalogue, lesson, step)
+    except CatalogueError as error:
+        _fail(str(error))
+    for refusal in refusals:
+        err.print(str(refusal), markup=False, soft_wrap=True)
+    if refusals:
+        _fail(f"{len(refusals)} refusals")
+    out.print(f"verified {len(seen)} files: no refusals")
+
+
+@app.command()
+def attempts(
+    exercise: Annotated[str | None, typer.Argument(help="Exercise id, as in l07-lora-linear.")] = None,
+    show_source: Annotated[bool, typer.Option("--source", help="Print each answer as it was.")] = False,
+) -> None:
+    """List the attempts kept in this workspace; nothing a learner checked is ever lost."""
+    from grader.progress import Progress, ProgressError
+
+    try:
+        kept = Progress()
+        rows = kept.attempts(exercise)
+    except ProgressError as error:
+        _fail(str(error))
+    for row in rows:
+        out.print(f"{row.started}  {row.exercise}  {row.status or 'unfinished'}  {row.misconception}", markup=False)
+        if show_source:
+            out.print(row.source, markup=False)
+    out.print(f"{len(rows)} attempts in {os.path.relpath(kept.path)}")
+
+
+if __name__ == "__main__":
+    app()

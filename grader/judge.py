@@ -1,0 +1,298 @@
+"""Exercise + outcomes -> result. On failure, finds which known misconception gives the same outputs and shows its hint.
+
+Expected values come from the oracle (a production library, called live) where the exercise has one, else from the
+reference. Everything here runs where learner code does not.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grader import wire
+from grader.call import CallError, Outcome, call
+from grader.compare import Difference, compare
+from grader.exercise import Case, Exercise
+from grader.result import CaseResult, Result
+
+
+class BrokenExerciseError(RuntimeError):
+    """The exercise itself failed (cases, oracle, reference, accept): our fault, never the learner's."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One case made ready: its inputs as wire bytes and, once asked for, the wanted wire value."""
+
+    case: Case
+    inputs: bytes
+    want: Any = None
+
+
+def prepare(exercise: Exercise, seed: int) -> list[Question]:
+    """Cases of this seed with their expected values; raises BrokenExerciseError."""
+    try:
+        cases = exercise.make_cases(seed)
+        return [_question(exercise, case) for case in cases]
+    except BrokenExerciseError:
+        raise
+    except Exception as error:
+        raise BrokenExerciseError(f"{exercise.id}: making its cases failed: {_one_line(error)}") from error
+
+
+def _question(exercise: Exercise, case: Case) -> Question:
+    inputs = wire.dumps(wire.encode(dict(case.inputs)))
+    if exercise.oracle_function is not None:
+        wanted = call(lambda **given: exercise.oracle_function(**given), inputs)  # type: ignore[misc]
+    elif exercise.accept_function is not None:
+        return Question(case, inputs)
+    else:
+        assert exercise.answer is not None
+        wanted = call(exercise.answer, inputs, probe=exercise.probe_function)
+    if wanted.error:
+        raise BrokenExerciseError(f"{exercise.id}, case {case.name!r}: no expected value: {wanted.error.sentence}")
+    return Question(case, inputs, wanted.value)
+
+
+def call_all(
+    exercise: Exercise,
+    answer: Callable[..., Any],
+    questions: Iterable[Question],
+    limit_seconds: float | None = None,
+    on_case: Callable[[], None] = lambda: None,
+) -> list[Outcome]:
+    """One outcome per question, in order. After a time-out the remaining cases are not tried."""
+    outcomes: list[Outcome] = []
+    for question in questions:
+        if outcomes and outcomes[-1].error and outcomes[-1].error.type == "OutOfTime":
+            outcomes.append(Outcome(error=CallError("OutOfTime", "not tried: an earlier case ran out of time")))
+        else:
+            outcomes.append(call(answer, question.inputs, probe=exercise.probe_function, limit_seconds=limit_seconds))
+        on_case()
+    return outcomes
+
+
+def find_difference(exercise: Exercise, question: Question, outcome: Outcome) -> Difference | None:
+    """What is wrong with one outcome, or None when it is right."""
+    if outcome.error:
+        return Difference("raised", "", f"your code raised {outcome.error.sentence}")
+    if outcome.changed and not exercise.mutates:
+        names = ", ".join(f"`{name}`" for name in outcome.changed)
+        return Difference("changed", "", f"your code changed its argument {names} in place; work on a copy")
+    if exercise.accept_function is not None:
+        return _ask_accept(exercise, question, outcome)
+    found = compare(outcome.value, question.want, rtol=exercise.rtol, atol=exercise.atol)
+    if found and exercise.diagnose_function is not None:
+        return _with_diagnosis(exercise, question, outcome, found)
+    return found
+
+
+def _ask_accept(exercise: Exercise, question: Question, outcome: Outcome) -> Difference | None:
+    assert exercise.accept_function is not None
+    given = wire.decode(wire.loads(question.inputs))
+    try:
+        sentence = exercise.accept_function(wire.decode(outcome.value), **given)
+    except Exception as error:
+        # The value may have an unexpected type or keys: that is an answer's fault as long as the reference is accepted,
+        # which `grader verify` proves.
+        return Difference("type", "", f"the result cannot be judged: {_one_line(error)}")
+    return Difference("value", "", sentence) if sentence else None
+
+
+def _with_diagnosis(exercise: Exercise, question: Question, outcome: Outcome, found: Difference) -> Difference:
+    assert exercise.diagnose_function is not None
+    given = wire.decode(wire.loads(question.inputs))
+    try:
+        extra = exercise.diagnose_function(wire.decode(outcome.value), wire.decode(question.want), **given)
+    except Exception:
+        return found
+    return Difference(found.kind, found.path, f"{found.sentence}. {extra}") if extra else found
+
+
+def judge(
+    exercise: Exercise,
+    questions: Sequence[Question],
+    outcomes: Sequence[Outcome],
+    *,
+    violations: Sequence[str] = (),
+    outcomes_of: Callable[[Callable[..., Any]], list[Outcome]] | None = None,
+) -> Result:
+    """The result of one answer.
+
+    violations: forbidden names its source uses. outcomes_of: how to run a misconception (default: here and now).
+    """
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    if all(o.error and o.error.type == "NotImplementedError" and o.error.line for o in outcomes):
+        return _plain(exercise, "todo", "Not started: the stub still raises NotImplementedError.", seconds)
+    differences = [find_difference(exercise, q, o) for q, o in zip(questions, outcomes, strict=True)]
+    cases = tuple(_case_result(q.case, d, o) for q, d, o in zip(questions, differences, outcomes, strict=True))
+    groups = _group_points(exercise, cases, bool(violations))
+    earned = sum(points for _, points, _ in groups)
+    if violations:
+        names = ", ".join(f"`{name}`" for name in violations)
+        message = f"your answer uses {names}, which is what this exercise asks you to build. Write it yourself."
+        return _result(exercise, "failed", earned, message, cases, groups, seconds)
+    if not any(differences):
+        message = f"{exercise.answer_name}: all {len(cases)} cases passed."
+        return _result(exercise, "passed", earned, message, cases, groups, seconds)
+    status = "crashed" if any(d is not None and d.kind == "raised" for d in differences) else "failed"
+    run = outcomes_of or (lambda wrong: call_all(exercise, wrong, questions))
+    name, certain = recognise(exercise, questions, outcomes, differences, run)
+    hint = exercise.misconceptions[name].hint if name else ""
+    message = _failure_message(exercise, questions, differences)
+    return _result(exercise, status, earned, message, cases, groups, seconds, hint, name, certain)
+
+
+def recognise(
+    exercise: Exercise,
+    questions: Sequence[Question],
+    outcomes: Sequence[Outcome],
+    differences: Sequence[Difference | None],
+    outcomes_of: Callable[[Callable[..., Any]], list[Outcome]],
+) -> tuple[str, bool]:
+    """(name of the misconception with the same outputs, True when it agrees on every case).
+
+    Full agreement wins. Otherwise the one that agrees on most failing cases, if it is alone in that: a likely part of
+    the trouble. ("", False) when none fits.
+    """
+    agreements: dict[str, int] = {}
+    failing = [i for i, difference in enumerate(differences) if difference]
+    for name, misconception in exercise.misconceptions.items():
+        theirs = outcomes_of(misconception.answer)
+        agrees = [_same(exercise, q, mine, other) for q, mine, other in zip(questions, outcomes, theirs, strict=True)]
+        if all(agrees):
+            return name, True
+        agreements[name] = sum(agrees[i] for i in failing)
+    most = max(agreements.values(), default=0)
+    leaders = [name for name, count in agreements.items() if count == most]
+    return (leaders[0], False) if most and len(leaders) == 1 else ("", False)
+
+
+def _same(exercise: Exercise, question: Question, mine: Outcome, other: Outcome) -> bool:
+    if mine.error or other.error:
+        return bool(mine.error and other.error and mine.error.type == other.error.type)
+    if bool(mine.changed) != bool(other.changed):
+        return False
+    if exercise.accept_function is not None:
+        left, right = (_ask_accept(exercise, question, outcome) for outcome in (mine, other))
+        return left == right
+    return compare(mine.value, other.value, rtol=exercise.rtol, atol=exercise.atol) is None
+
+
+def _case_result(case: Case, difference: Difference | None, outcome: Outcome) -> CaseResult:
+    return CaseResult(
+        case.name,
+        case.group,
+        case.visible,
+        case.about,
+        difference is None,
+        difference.kind if difference else "",
+        difference.sentence if difference else "",
+        outcome.printed,
+        round(outcome.seconds, 4),
+    )
+
+
+def _group_points(
+    exercise: Exercise, cases: Sequence[CaseResult], nothing: bool
+) -> tuple[tuple[str, float, float], ...]:
+    possible = exercise.group_points or {"all": exercise.points}
+    earned = []
+    for group, points in possible.items():
+        mine = [case.passed for case in cases if exercise.group_points is None or case.group == group]
+        earned.append((group, float(points) if all(mine) and not nothing else 0.0, float(points)))
+    return tuple(earned)
+
+
+def _failure_message(
+    exercise: Exercise, questions: Sequence[Question], differences: Sequence[Difference | None]
+) -> str:
+    failed = [(q, d) for q, d in zip(questions, differences, strict=True) if d]
+    question, difference = next(((q, d) for q, d in failed if q.case.visible), failed[0])
+    case = question.case
+    count = f"{len(failed)} of {len(questions)} cases fail"
+    about = f" ({case.about})" if case.about else ""
+    if case.visible:
+        return f"{describe_call(exercise, question)}\n{difference.sentence}.\n{count}; this is {case.name!r}{about}."
+    fails = case.about or "on an input you have not seen"
+    return f"{exercise.answer_name} fails {fails}: {hidden_sentence(difference)}.\n{count}; this one is hidden."
+
+
+def hidden_sentence(difference: Difference) -> str:
+    """What a learner may know of a hidden failure: its category, never its values."""
+    tells = {
+        "raised": "it raises an error",
+        "changed": "it changes an argument in place",
+        "none": "it returns None",
+        "type": "the result has the wrong type",
+        "keys": "the result has the wrong keys",
+        "length": "the result has the wrong length",
+        "shape": "the result has the wrong shape",
+        "dtype": "the result has the wrong dtype",
+        "non-finite": "the result holds values that are not finite",
+        "value": "the values are wrong",
+    }
+    return tells[difference.kind]
+
+
+def describe_call(exercise: Exercise, question: Question) -> str:
+    """`lora_linear(x=tensor (2, 4) float32, rank=2)`: what was called, values shortened."""
+    parts = [f"{name}={_brief(value)}" for name, value in wire.loads(question.inputs).items()]
+    return textwrap.shorten(f"{exercise.answer_name}({', '.join(parts)})", 400, placeholder=" ...)")
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, wire.Array):
+        if value.to_numpy().size <= 6:
+            return f"{value.dtype} {value.to_numpy().tolist()}"
+        return f"tensor {value.shape} {value.dtype}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_brief(item)}" for key, item in list(value.items())[:4]) + "}"
+    return textwrap.shorten(repr(value), 80, placeholder="...")
+
+
+def _plain(exercise: Exercise, status: str, message: str, seconds: float = 0.0) -> Result:
+    groups = tuple((name, 0.0, float(points)) for name, points in (exercise.group_points or {}).items())
+    return _result(exercise, status, 0.0, message, (), groups, seconds)
+
+
+def broken(exercise: Exercise, error: Exception) -> Result:
+    """The result when the exercise itself failed."""
+    message = f"This is our fault, not yours, and costs you nothing: {_one_line(error)}"
+    return _plain(exercise, "broken", message)
+
+
+def _result(
+    exercise: Exercise,
+    status: str,
+    earned: float,
+    message: str,
+    cases: tuple[CaseResult, ...],
+    groups: tuple[tuple[str, float, float], ...],
+    seconds: float,
+    hint: str = "",
+    misconception: str = "",
+    certain: bool = False,
+) -> Result:
+    return Result(
+        exercise_id=exercise.id,
+        title=exercise.title,
+        status=status,
+        points=earned,
+        max_points=float(exercise.points),
+        message=inspect.cleandoc(message),
+        hint=hint,
+        misconception=misconception,
+        certain=certain,
+        cases=cases,
+        groups=groups,
+        seconds=round(seconds, 4),
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return traceback.format_exception_only(error)[-1].strip()
