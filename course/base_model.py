@@ -6,7 +6,6 @@ By default it is SmolLM2-135M-Instruct, carried by a Python package, so no accou
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from course.cpu_bfloat16 import cpu_bfloat16_usable
 from course.device import BUNDLED_MODEL, device_profile
 from course.model_cache import ReportStage
-from course.model_conversion import ensure_converted, quiet_transformers
+from course.model_conversion import ensure_converted
 from course.model_source import BaseModelError, bundled_source
+from course.quiet_libraries import quiet_libraries
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,12 @@ def base_model_folder() -> Path | str:
             return model
     with _progress_bar() as report:
         return ensure_converted(bundled_source(), report)
+
+
+def convert_again() -> Path:
+    """Convert the bundled model afresh, in place of whatever the cache holds."""
+    with _progress_bar() as report:
+        return ensure_converted(bundled_source(), report, force=True)
 
 
 def load_tokenizer() -> PreTrainedTokenizerBase:
@@ -76,8 +82,6 @@ def load_base_model(
         cpu_bfloat16_usable()  # "no" only means slow; asking keeps the first product from killing the process
     options: dict[str, Any] = {"dtype": compute_dtype, "device_map": {"": device}}
     if quantize == "nf4":
-        # bitsandbytes warns that a faster kernel could be downloaded; offline that is only noise.
-        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -86,7 +90,7 @@ def load_base_model(
         )
     location = base_model_folder()
     tokenizer = load_tokenizer()
-    with _explaining_load_errors(location), quiet_transformers():
+    with _explaining_load_errors(location), quiet_libraries():
         model = AutoModelForCausalLM.from_pretrained(location, **options)
     return model, tokenizer
 

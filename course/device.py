@@ -26,8 +26,8 @@ class DeviceProfile:
     """How to train on one kind of machine.
 
     `dtype` is the name of a torch dtype; `method` is "lora" (weights kept in `dtype`) or "qlora" (weights stored in
-    4-bit NF4); an optimizer step sees micro_batch_size * gradient_accumulation_steps rows of at most `max_length` tokens;
-    `minimum_memory_bytes` is the free memory the profile asks for; 0 marks the last resort, tried whatever is free.
+    4-bit NF4); an optimizer step sees micro_batch_size * gradient_accumulation_steps rows of at most `max_length`
+    tokens; `minimum_memory_bytes` is the free memory the profile asks for, 0 for the last resort.
     """
 
     name: str

@@ -71,8 +71,8 @@ class ModelShape:
         """What one block keeps for its backward pass, per token, with fused attention and a frozen base.
 
         In `bytes_per_value`: q, k, v, the attention's output; gate, up and the activation. In float32: the inputs of
-        the two norms, and for the adapters every linear layer's input and rank-sized middle. A float32 base already holds
-        some of those inputs, a bf16 one holds none, since peft casts them to its float32 adapters.
+        the two norms, and for the adapters every linear layer's input and rank-sized middle. A float32 base already
+        holds some of those inputs, a bf16 one holds none, since peft casts them to its float32 adapters.
         """
         queries, keys = self.heads * self.head_size, self.key_value_heads * self.head_size
         frozen = bytes_per_value * (2 * queries + 2 * keys + 3 * self.intermediate) + 4 * 2 * self.hidden

@@ -43,17 +43,18 @@ def problem_with_folder(folder: Path, check_hashes: bool = False) -> str | None:
     """
     try:
         files = json.loads((folder / MANIFEST_NAME).read_text())["files"]
+        wanted = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
     except FileNotFoundError:
         return f"{folder} has no converted model"
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{folder / MANIFEST_NAME} cannot be read ({error})"
-    for name, wanted in files.items():
+    for name, (size_bytes, sha256) in wanted.items():
         path = folder / name
         if not path.is_file():
             return f"{path} is missing"
-        if path.stat().st_size != wanted["bytes"]:
-            return f"{path} is {path.stat().st_size:,} bytes but {wanted['bytes']:,} were written"
-        if check_hashes and file_sha256(path) != wanted["sha256"]:
+        if path.stat().st_size != size_bytes:
+            return f"{path} is {path.stat().st_size:,} bytes but {size_bytes:,} were written"
+        if check_hashes and file_sha256(path) != sha256:
             return f"{path} changed since it was written"
     return None
 

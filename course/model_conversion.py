@@ -6,12 +6,11 @@ chat template) reads in about 1 s.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from course.model_cache import ReportStage, cache_root, ensure_folder
 from course.model_source import ModelSource, verify_source
+from course.quiet_libraries import quiet_libraries
 
 # Q4_1 spends 0.625 bytes a weight, bf16 spends 2; embeddings in 8 bits, and room for the tokenizer, make it this ratio.
 CONVERTED_BYTES_PER_SOURCE_BYTE = 2.8
@@ -50,7 +49,7 @@ def write_dequantised(gguf_path: Path, folder: Path, report: ReportStage) -> Non
     report("Reading the tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(parent, gguf_file=gguf_file)
     report("Dequantising the weights (about 15 s)")
-    with quiet_transformers():
+    with quiet_libraries():
         # Without dequantize=True the model may stay packed in 4 bits, which transformers neither trains nor saves.
         model = AutoModelForCausalLM.from_pretrained(
             parent, gguf_file=gguf_file, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
@@ -60,17 +59,3 @@ def write_dequantised(gguf_path: Path, folder: Path, report: ReportStage) -> Non
         report("Writing the converted model")
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hide transformers' own progress bars: one of ours covers what is slow, the rest takes under a second."""
-    from transformers.utils import logging
-
-    were_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if were_shown:
-            logging.enable_progress_bar()

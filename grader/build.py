@@ -54,6 +54,8 @@ def build_lesson(catalogue: Catalogue, lesson: Lesson, *, answers: bool = False)
     for cell in parsed.cells:
         stem = cell.metadata.get("exercise")
         if stem is not None:
+            if cell.source.strip():
+                raise BuildError(f"{file}: the marker cell of {stem!r} holds code, which would be lost; leave it empty")
             cells += _exercise_cells(_load(catalogue, lesson, stem, file), answers)
             continue
         numbers[cell.cell_type] += 1
@@ -66,6 +68,10 @@ def build_lesson(catalogue: Catalogue, lesson: Lesson, *, answers: bool = False)
     cells[
         0
     ].source = f"<!-- Built from {source} by `grader build`: edit that file, not this one. -->\n{cells[0].source}"
+    identities = [cell.id for cell in cells]
+    twice = sorted({identity for identity in identities if identities.count(identity) > 1})
+    if twice:
+        raise BuildError(f"{file}: two cells are called {twice[0]}; mark each exercise once")
     notebook = new_notebook(cells=cells)
     notebook.metadata = {
         "grader": {"lesson": lesson.id},
@@ -122,7 +128,7 @@ def build_all(catalogue: Catalogue) -> list[Path]:
     changed = []
     for lesson in catalogue.course.lessons:
         path, text = notebook_path(catalogue, lesson), build_lesson(catalogue, lesson)
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if not path.exists() or path.read_bytes() != text.encode():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, text)
             changed.append(path)
@@ -136,7 +142,7 @@ def stale_notebooks(catalogue: Catalogue) -> list[Staleness]:
     for lesson in catalogue.course.lessons:
         path = notebook_path(catalogue, lesson)
         expected.add(path)
-        if not path.exists() or path.read_text(encoding="utf-8") != build_lesson(catalogue, lesson):
+        if not path.exists() or path.read_bytes() != build_lesson(catalogue, lesson).encode():
             stale.append(Staleness(path, missing=not path.exists()))
     folder = catalogue.course.root / "notebooks"
     return stale + [Staleness(path, False) for path in sorted(folder.glob("*.ipynb")) if path not in expected]

@@ -24,17 +24,24 @@ from typing import Any
 from grader import wire
 
 PRINTED_CHARACTERS = 4_000
+MESSAGE_CHARACTERS = 2_000
+REMIND_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class CallError:
-    """What the learner's code raised. line: its line in the learner's own cell, 0 when it was raised elsewhere."""
+    """What the learner's code raised.
+
+    line: counted from the first line of `function`, the learner's own; 0 when no code of theirs was running.
+    own: raised by a line of theirs, rather than by something that the line called.
+    """
 
     type: str
     message: str
     line: int = 0
     code: str = ""
     function: str = ""
+    own: bool = False
 
     @property
     def sentence(self) -> str:
@@ -67,12 +74,17 @@ def call(
 ) -> Outcome:
     """Call `answer(**inputs)`, or `probe(answer, **inputs)`; never raises what the answer raised, except Ctrl-C."""
     arguments = wire.decode(wire.loads(inputs))
-    printed = _Printed()
+    printed = _Printed()  # Both streams: nbgrader scores 0 when a correct answer merely warns on stderr.
     started = time.perf_counter()
     value: Any = None
     error: CallError | None = None
     try:
-        with contextlib.redirect_stdout(printed), seeded_randomness(), time_limit(limit_seconds):
+        with (
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+            seeded_randomness(),
+            time_limit(limit_seconds),
+        ):
             raw = probe(answer, **arguments) if probe else answer(**arguments)
             value = wire.encode(raw)
     except OutOfTime:
@@ -102,7 +114,10 @@ class _Printed(io.StringIO):
 
 @contextlib.contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise OutOfTime in the body after `seconds`. Needs the main thread and a POSIX timer; elsewhere no limit."""
+    """Raise OutOfTime in the body after `seconds`, and again and again in case a bare `except` swallows it.
+
+    Needs the main thread and a POSIX timer; elsewhere no limit.
+    """
     if seconds is None or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -111,7 +126,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         raise OutOfTime
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, REMIND_SECONDS)
     try:
         yield
     finally:
@@ -126,6 +141,7 @@ def seeded_randomness(seed: int = 0) -> Iterator[None]:
 
     torch = sys.modules.get("torch")
     states = random.getstate(), np.random.get_state(), torch.get_rng_state() if torch else None
+    cuda_states = torch.cuda.get_rng_state_all() if torch and torch.cuda.is_initialized() else None
     random.seed(seed)
     np.random.seed(seed)
     if torch:
@@ -137,6 +153,8 @@ def seeded_randomness(seed: int = 0) -> Iterator[None]:
         np.random.set_state(states[1])
         if torch and states[2] is not None:
             torch.set_rng_state(states[2])
+        if torch and cuda_states is not None:
+            torch.cuda.set_rng_state_all(cuda_states)
 
 
 def _changed(arguments: dict[str, Any], inputs: bytes) -> tuple[str, ...]:
@@ -145,7 +163,7 @@ def _changed(arguments: dict[str, Any], inputs: bytes) -> tuple[str, ...]:
     for name, value in arguments.items():
         try:
             same = wire.dumps(wire.encode(value)) == wire.dumps(before[name])
-        except (wire.WireError, RuntimeError):
+        except Exception:  # It now holds something that cannot cross, so it was changed.
             same = False
         if not same:
             changed.append(name)
@@ -154,9 +172,10 @@ def _changed(arguments: dict[str, Any], inputs: bytes) -> tuple[str, ...]:
 
 def _describe(raised: BaseException, answer: Callable[..., Any]) -> CallError:
     file = source_file(answer)
-    frames = [frame for frame in _frames(raised.__traceback__) if frame.f_code.co_filename == file]
+    all_frames = list(_frames(raised.__traceback__))
+    frames = [frame for frame in all_frames if frame.f_code.co_filename == file]
     try:
-        message = str(raised)
+        message = str(raised)[:MESSAGE_CHARACTERS]
     except Exception:
         message = "(its message could not be read)"
     if not frames:
@@ -170,6 +189,7 @@ def _describe(raised: BaseException, answer: Callable[..., Any]) -> CallError:
         line - first + 1,
         linecache.getline(file, line).strip(),
         frames[-1].f_code.co_qualname,
+        own=frames[-1] is all_frames[-1],
     )
 
 

@@ -21,6 +21,9 @@ from grader.exercise import Exercise
 from grader.syllabus import Course, Lesson
 
 
+MARKER = re.compile(r'^# %%.*\bexercise="(\w+)"', re.MULTILINE)
+
+
 class CatalogueError(LookupError):
     """A course, lesson or exercise that cannot be found or loaded; says what was looked for and what exists."""
 
@@ -75,10 +78,13 @@ class Catalogue:
         return self.lessons_folder / lesson.id / "lesson.py"
 
     def stems(self, lesson: Lesson) -> list[str]:
-        """File stems of the exercises in a lesson's folder, sorted; found without importing them."""
+        """File stems of a lesson's exercises in the order it marks them (unmarked ones last), without importing them."""
         declares = re.compile(r"^exercise\s*(:[^=]+)?=\s*Exercise\(", re.MULTILINE)
         files = sorted((self.lessons_folder / lesson.id).glob("*.py"))
-        return [file.stem for file in files if declares.search(file.read_text(encoding="utf-8"))]
+        declared = [file.stem for file in files if declares.search(file.read_text(encoding="utf-8"))]
+        prose = self.lesson_file(lesson)
+        marked = MARKER.findall(prose.read_text(encoding="utf-8")) if prose.exists() else []
+        return sorted(declared, key=lambda stem: marked.index(stem) if stem in marked else len(marked))
 
     def module(self, lesson: Lesson, stem: str) -> ModuleType:
         """The module that declares an exercise."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -98,6 +99,28 @@ def verify(lesson: LessonOption = None, course: CourseOption = None) -> None:
     if refusals:
         _fail(f"{len(refusals)} refusals")
     out.print(f"verified {len(seen)} files: no refusals")
+
+
+@app.command()
+def run(
+    lesson: Annotated[str, typer.Argument(help="The lesson, as in 07_lora.")],
+    folder: Annotated[Path, typer.Option(help="An empty folder to work in; the executed notebook stays there.")],
+    course: CourseOption = None,
+) -> None:
+    """Run a lesson's notebook with the reference answers, top to bottom; exit 1 if a cell or a check fails."""
+    from grader.execute import LessonRunError, run_lesson
+
+    catalogue = _course(course)
+    try:
+        with out.status(f"running {lesson}"):
+            finished = run_lesson(catalogue, catalogue.lesson(lesson), folder)
+    except (CatalogueError, LessonRunError) as error:
+        _fail(str(error))
+    for exercise, status in finished.statuses.items():
+        out.print(f"{exercise}: {status}")
+    out.print(f"{finished.notebook}: {finished.minutes:.1f} minutes, {finished.lesson.run_minutes:g} stated")
+    if set(finished.statuses.values()) - {"passed"}:
+        _fail("not every check passed")
 
 
 @app.command()

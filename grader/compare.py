@@ -36,7 +36,7 @@ def compare(got: Any, want: Any, *, rtol: float, atol: float, path: str = "") ->
     if isinstance(want, list | tuple):
         return _compare_sequences(got, want, rtol, atol, path, where)
     if isinstance(want, float) and isinstance(got, int | float) and not isinstance(got, bool):
-        return _compare_floats(float(got), want, rtol, atol, path, where)
+        return _compare_floats(_float(got), want, rtol, atol, path, where)
     if type(got) is not type(want):
         return Difference("type", path, f"{where} is {_describe(got)}, {_describe(want)} was expected")
     if got != want:
@@ -77,8 +77,10 @@ def _compare_arrays(got: Any, want: Array, rtol: float, atol: float, path: str, 
             f"({int(odd.sum()):,} of {left.size:,} values are not finite)",
         )
     left64, right64 = left.astype(np.float64), right.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        wrong = ~((np.abs(left64 - right64) <= atol + rtol * np.abs(right64)) | (left64 == right64))
+    with np.errstate(invalid="ignore", over="ignore"):
+        allowed = atol + rtol * np.abs(right64)
+        # An infinite allowance (an infinity was wanted) would accept every finite value.
+        wrong = ~((np.isfinite(allowed) & (np.abs(left64 - right64) <= allowed)) | (left64 == right64))
     wrong &= ~(np.isnan(left64) & np.isnan(right64))
     if not wrong.any():
         return None
@@ -92,9 +94,10 @@ def _values_sentence(where: str, got: np.ndarray, want: np.ndarray, wrong: np.nd
     if want.size > 1:
         sentence += f"; {int(wrong.sum()):,} of {want.size:,} values differ"
         if want.dtype != np.bool_:
-            with np.errstate(invalid="ignore"):
+            with np.errstate(invalid="ignore", over="ignore"):
                 gap = np.abs(got.astype(np.float64) - want.astype(np.float64))
-            sentence += f", the largest difference is {np.nanmax(gap):.3g}"
+            if np.isfinite(gap).any():
+                sentence += f", the largest difference is {gap[np.isfinite(gap)].max():.3g}"
     return sentence
 
 
@@ -152,6 +155,15 @@ def _names(keys: list) -> str:
     return ", ".join(f"`{key}`" for key in keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # A whole number beyond the largest float.
+        return np.inf if value > 0 else -np.inf
+
+
 def _shorten(value: Any, most: int = 120) -> str:
+    if isinstance(value, int) and value.bit_length() > 4 * most:
+        return f"a whole number of {value.bit_length():,} bits"  # Python refuses to print very long ones.
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"

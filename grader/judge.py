@@ -126,7 +126,7 @@ def judge(
     violations: forbidden names its source uses. outcomes_of: how to run a misconception (default: here and now).
     """
     seconds = sum(outcome.seconds for outcome in outcomes)
-    if all(o.error and o.error.type == "NotImplementedError" and o.error.line for o in outcomes):
+    if all(o.error and o.error.type == "NotImplementedError" and o.error.own for o in outcomes):
         return _plain(exercise, "todo", "Not started: the stub still raises NotImplementedError.", seconds)
     differences = [find_difference(exercise, q, o) for q, o in zip(questions, outcomes, strict=True)]
     cases = tuple(_case_result(q.case, d, o) for q, d, o in zip(questions, differences, outcomes, strict=True))
@@ -156,20 +156,24 @@ def recognise(
 ) -> tuple[str, bool]:
     """(name of the misconception with the same outputs, True when it agrees on every case).
 
-    Full agreement wins. Otherwise the one that agrees on most failing cases, if it is alone in that: a likely part of
-    the trouble. ("", False) when none fits.
+    Full agreement, with the same error messages where both raise, wins. Otherwise the one that agrees on most failing
+    cases, if it is alone in that: a likely part of the trouble. ("", False) when none fits.
     """
     agreements: dict[str, int] = {}
     failing = [i for i, difference in enumerate(differences) if difference]
     for name, misconception in exercise.misconceptions.items():
         theirs = outcomes_of(misconception.answer)
         agrees = [_same(exercise, q, mine, other) for q, mine, other in zip(questions, outcomes, theirs, strict=True)]
-        if all(agrees):
+        if all(agrees) and all(_message(m) == _message(o) for m, o in zip(outcomes, theirs, strict=True)):
             return name, True
         agreements[name] = sum(agrees[i] for i in failing)
     most = max(agreements.values(), default=0)
     leaders = [name for name, count in agreements.items() if count == most]
     return (leaders[0], False) if most and len(leaders) == 1 else ("", False)
+
+
+def _message(outcome: Outcome) -> str:
+    return outcome.error.message if outcome.error else ""
 
 
 def _same(exercise: Exercise, question: Question, mine: Outcome, other: Outcome) -> bool:
@@ -217,7 +221,7 @@ def _failure_message(
     count = f"{len(failed)} of {len(questions)} cases fail"
     about = f" ({case.about})" if case.about else ""
     if case.visible:
-        return f"{describe_call(exercise, question)}\n{difference.sentence}.\n{count}; this is {case.name!r}{about}."
+        return f"`{describe_call(exercise, question)}`\n{difference.sentence}.\n{count}; this is {case.name!r}{about}."
     fails = case.about or "on an input you have not seen"
     return f"{exercise.answer_name} fails {fails}: {hidden_sentence(difference)}.\n{count}; this one is hidden."
 
@@ -250,6 +254,8 @@ def _brief(value: Any) -> str:
         if value.to_numpy().size <= 6:
             return f"{value.dtype} {value.to_numpy().tolist()}"
         return f"tensor {value.shape} {value.dtype}"
+    if isinstance(value, list | tuple) and any(isinstance(item, wire.Array) for item in value):
+        return "[" + ", ".join(_brief(item) for item in value[:4]) + (", ...]" if len(value) > 4 else "]")
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_brief(item)}" for key, item in list(value.items())[:4]) + "}"
     return textwrap.shorten(repr(value), 80, placeholder="...")

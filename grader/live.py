@@ -6,10 +6,11 @@ whether progress could be saved: trouble there is told beside it.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 from grader import show, source
@@ -34,30 +35,51 @@ def check(answer: Callable[..., Any]) -> float | None:
 
     Under nbgrader's autograder it prints plain text and returns the points, which nbgrader takes as the score.
     """
-    official = os.environ.get("NBGRADER_EXECUTION") == "autograde"
     if not callable(answer):
         raise TypeError(f"check() takes your function or class itself, without calling it; it got {answer!r}")
+    if os.environ.get("NBGRADER_EXECUTION") == "autograde":
+        return _official_points(answer)
     with _told_plainly():
         catalogue = find_course()
         exercise = _exercise(catalogue, answer)
         catalogue.course.prepare()
-        if official:
-            result = check_answer(exercise, answer)
-            print(_card(exercise, result).text())
-            return result.points
         with _kept_progress() as progress:
-            attempt = progress.begin(exercise.id, source.source_of(answer)) if progress else 0
+            attempt = _begun(progress, exercise.id, source.source_of(answer))
             try:
                 result = check_answer(exercise, answer)
-            except KeyboardInterrupt:
-                if progress:
+            except BaseException:  # Interrupted by the learner, or our own bug: no attempt either way.
+                if progress and attempt:
                     progress.take_back(attempt)
                 raise
             # Shown before it is saved: a full disk must not cost the learner the verdict.
             _display(_card(exercise, result).html(), _card(exercise, result).text())
-            if progress:
+            if progress and attempt:
                 progress.finish(attempt, result)
     return None
+
+
+def _begun(progress: Progress | None, exercise_id: str, text: str) -> int | None:
+    """The attempt's number; None when it cannot be kept, which is told, and the check goes on without it."""
+    try:
+        return progress.begin(exercise_id, text) if progress else None
+    except ProgressError as error:
+        _show("This attempt cannot be saved", f"{error} The check goes on.", status="crashed")
+        return None
+
+
+def _official_points(answer: Callable[..., Any]) -> float:
+    """The points, for nbgrader: it scores 0 for any stderr, and full marks for a cell that gives no number."""
+    with _quiet_stderr():
+        try:
+            catalogue = find_course()
+            exercise = _exercise(catalogue, answer)
+        except CatalogueError as error:
+            print(f"Nothing was checked: {error}")
+            return 0.0
+        catalogue.course.prepare()
+        result = check_answer(exercise, answer)
+        print(_card(exercise, result).text())
+        return result.points
 
 
 def check_answer(exercise: Exercise, answer: Callable[..., Any], seed: int = LIVE_SEED) -> Result:
@@ -193,7 +215,7 @@ def _kept_progress() -> Iterator[Progress | None]:
         kept = Progress()
         if kept.notice:
             _show("Progress repaired", kept.notice, status="crashed")
-        for exercise_id in kept.close_dead_attempts():
+        for exercise_id in _dead(kept):
             _show(
                 f"{exercise_id}: the last check did not finish",
                 "The kernel stopped while your code ran: out of memory, or a call that ends the process? It counts as "
@@ -206,6 +228,29 @@ def _kept_progress() -> Iterator[Progress | None]:
         yield kept
     except ProgressError as error:
         _show("This could not be saved", f"{error} The verdict stands.", status="crashed")
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Nothing reaches stderr: not through Python, nor log handlers that hold the old stream, nor C code."""
+    logged, kept = logging.root.manager.disable, os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        logging.disable(logging.CRITICAL)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            with redirect_stderr(nowhere):
+                yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            logging.disable(logged)
+
+
+def _dead(kept: Progress) -> list[str]:
+    try:
+        return kept.close_dead_attempts()
+    except ProgressError:
+        return []  # A file that can only be read still shows what it holds; saving is what will complain.
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from grader.result import Result
 
 FOLDER = ".grader"
 BUSY_SECONDS = 30
+CLOCK_ADJUSTMENT_SECONDS = 2.0
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS attempts (
     id INTEGER PRIMARY KEY, exercise TEXT NOT NULL, started TEXT NOT NULL, finished TEXT, process TEXT NOT NULL,
@@ -186,12 +187,32 @@ class Progress:
         try:
             self._create()
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
+            if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
                 raise  # Locked, full or not writable: the file itself is sound.
+            with self._alone():
+                self._recover()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two kernels that find the damage at once must not set aside what the other has just restored."""
+        gate = sqlite3.connect(self.path.with_suffix(".gate.sqlite"), timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            gate.execute("BEGIN EXCLUSIVE")
+            yield
+        finally:
+            gate.close()
+
+    def _recover(self) -> None:
+        try:
+            self._create()  # Another kernel may have restored it meanwhile.
+        except sqlite3.DatabaseError as error:
             self._set_aside(str(error))
             self._create()
 
     def _create(self) -> None:
+        is_empty = not self.path.exists() or self.path.stat().st_size == 0
+        if is_empty and _is_sound(self._backup):
+            raise sqlite3.DatabaseError("it is empty or gone, though a copy exists")
         database = sqlite3.connect(self.path, timeout=BUSY_SECONDS)
         try:
             verdict = database.execute("PRAGMA quick_check").fetchone()[0]
@@ -209,10 +230,12 @@ class Progress:
     def _set_aside(self, reason: str) -> None:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
         corrupt = self.path.with_suffix(f".corrupt-{stamp}.sqlite")
-        os.replace(self.path, corrupt)
+        self.notice = f"Your progress file was damaged ({reason}). "
+        if self.path.exists():
+            os.replace(self.path, corrupt)
+            self.notice += f"It is kept as {corrupt.name}; "
         journal = Path(f"{self.path}-journal")
         journal.unlink(missing_ok=True)  # It belongs to the corrupt file and must not be replayed into its successor.
-        self.notice = f"Your progress file was damaged ({reason}). It is kept as {corrupt.name}; "
         if _is_sound(self._backup):
             with tempfile.NamedTemporaryFile(dir=self.path.parent, delete=False) as copy:
                 copy.write(self._backup.read_bytes())
@@ -221,8 +244,10 @@ class Progress:
             os.replace(copy.name, self.path)
             self.notice += "your progress was restored from the copy made after your last check."
         else:
+            if self._backup.exists():
+                os.replace(self._backup, self._backup.with_suffix(f".corrupt-{stamp}.sqlite"))
             self.notice += (
-                "no copy was found, so a new one was started. Your notebooks are untouched: check them again."
+                "no sound copy was found, so a new one was started. Your notebooks are untouched: check them again."
             )
 
     def _back_up(self) -> None:
@@ -244,11 +269,18 @@ def _is_sound(path: Path) -> bool:
         return False
     database = sqlite3.connect(path)
     try:
-        return bool(database.execute("PRAGMA quick_check").fetchone()[0] == "ok")
+        if database.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+            return False
+        return database.execute("SELECT COUNT(*) FROM attempts").fetchone() is not None
     except sqlite3.Error:
         return False
     finally:
         database.close()
+
+
+def _is_damage(error: sqlite3.OperationalError) -> bool:
+    """A file cut short can read as an input error, or lack its tables' columns, rather than as malformed."""
+    return getattr(error, "sqlite_errorname", "") in ("SQLITE_IOERR_SHORT_READ", "SQLITE_ERROR")
 
 
 def _now() -> str:
@@ -263,6 +295,9 @@ def _this_process() -> str:
 def _is_alive(process: str) -> bool:
     number, _, started = process.partition(":")
     try:
-        return f"{psutil.Process(int(number)).create_time():.2f}" == started
+        found = psutil.Process(int(number))
+        # The start time is told relative to the boot time, which the clock's adjustments move a little.
+        is_same = abs(found.create_time() - float(started)) < CLOCK_ADJUSTMENT_SECONDS
+        return is_same and found.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -6,6 +6,7 @@ import ast
 import inspect
 import linecache
 import textwrap
+import tokenize
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,7 @@ def answer_source(exercise: Exercise) -> str:
     kept = _reachable(nodes, [exercise.answer_name]) - {exercise.answer_name}
     used = _names_used([nodes[name] for name in [*kept, exercise.answer_name]])
     imports = [source for names, source in _imports(text, tree) if names & used]
-    helpers = [
-        _lines(text, node.lineno, node.end_lineno or node.lineno)
-        for node in tree.body
-        if any(nodes.get(name) is node for name in kept)
-    ]
+    helpers = [_whole(text, node) for node in tree.body if any(nodes.get(name) is node for name in kept)]
     body = "\n\n\n".join([*helpers, definition_source(exercise, exercise.answer_name)])
     return "\n".join(imports) + "\n\n\n" + body if imports else body
 
@@ -36,8 +33,7 @@ def answer_source(exercise: Exercise) -> str:
 def definition_source(exercise: Exercise, name: str) -> str:
     """One top-level function or class of the exercise's file, without its decorators."""
     text, tree = _parse(exercise)
-    node = _definitions(tree)[name]
-    return _lines(text, node.lineno, node.end_lineno or node.lineno)
+    return _whole(text, _definitions(tree)[name])
 
 
 def stub(exercise: Exercise) -> str:
@@ -66,11 +62,18 @@ def _stub_function(text: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> s
 
 
 def _head(text: str, node: Definition) -> str:
-    """From `def` or `class` through the docstring."""
-    first = node.body[0]
-    has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-    end = first.end_lineno if has_docstring else first.lineno - 1
-    return _lines(text, node.lineno, end or node.lineno).rstrip()
+    """From `def` or `class` through the docstring, and nothing of what follows."""
+    if ast.get_docstring(node) is not None:
+        return _lines(text, node.lineno, node.body[0].end_lineno or node.lineno).rstrip()
+    lines = text.split("\n")[node.lineno - 1 : node.end_lineno]
+    depth = 0
+    for token in tokenize.generate_tokens(iter([line + "\n" for line in lines]).__next__):
+        if token.type == tokenize.OP:
+            depth += (token.string in "([{") - (token.string in ")]}")
+            if token.string == ":" and depth == 0:
+                row, column = token.end
+                return textwrap.dedent("\n".join([*lines[: row - 1], lines[row - 1][:column]]))
+    raise AssertionError(f"{node.name}: a definition without a colon cannot have been parsed")
 
 
 def public_view(exercise: Exercise) -> str:
@@ -86,14 +89,17 @@ def public_view(exercise: Exercise) -> str:
     leaked = sorted(kept & answers)
     if leaked:
         raise ValueError(f"its probe uses {', '.join(leaked)}, which is an answer; the probe must work without answers")
-    parts = [
-        _lines(text, node.lineno, node.end_lineno or node.lineno)
-        for node in tree.body
-        if any(nodes.get(name) is node for name in kept)
-    ]
+    parts = [_whole(text, node) for node in tree.body if any(nodes.get(name) is node for name in kept)]
     parts.append(stub(exercise))
     imports = [source for _, source in _imports(text, tree)]
     return "\n".join(imports) + "\n\n\n" + "\n\n\n".join(parts) + "\n"
+
+
+def _whole(text: str, node: Any) -> str:
+    """A top-level statement with its decorators, but without those that attach it to the exercise."""
+    own = [each for each in getattr(node, "decorator_list", []) if not ast.unparse(each).startswith("exercise.")]
+    decorators = [f"@{_lines(text, each.lineno, each.end_lineno or each.lineno).removeprefix('@')}" for each in own]
+    return "\n".join([*decorators, _lines(text, node.lineno, node.end_lineno or node.lineno)])
 
 
 def _top_level_nodes(tree: ast.Module) -> dict[str, Any]:
@@ -171,7 +177,7 @@ def _definitions(tree: ast.Module) -> dict[str, Definition]:
 
 
 def _lines(text: str, first: int, last: int, *, dedent: bool = True) -> str:
-    chosen = "\n".join(text.splitlines()[first - 1 : last])
+    chosen = "\n".join(text.split("\n")[first - 1 : last])  # As `ast` counts: splitlines also splits at form feeds.
     return textwrap.dedent(chosen) if dedent else chosen
 
 

@@ -19,6 +19,7 @@ from grader.call import Outcome
 from grader.catalogue import Catalogue, snake_case
 from grader.compare import compare
 from grader.exercise import Exercise
+from grader.forbidden import violations
 from grader.judge import BrokenExerciseError, Question, call_all, find_difference, judge, prepare
 from grader.syllabus import Lesson
 
@@ -26,6 +27,7 @@ SEEDS = (0, 1, 2)
 DEFAULT_RTOL, DEFAULT_ATOL, DEFAULT_SECONDS = 1e-5, 1e-6, 2.0
 FEWEST_MISCONCEPTIONS = 3
 HINT_LINE_CHARACTERS = 10
+SHORTEST_LIMIT_SECONDS, LIMIT_FACTOR = 20.0, 10
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Evidence:
     def run(self, name: str, answer: Callable[..., Any], seed: int) -> list[Outcome]:
         """The outcomes of one answer on one seed."""
         if (name, seed) not in self.outcomes:
-            self.outcomes[name, seed] = call_all(self.exercise, answer, self.asked(seed))
+            limit_seconds = max(SHORTEST_LIMIT_SECONDS, LIMIT_FACTOR * self.exercise.seconds)
+            self.outcomes[name, seed] = call_all(self.exercise, answer, self.asked(seed), limit_seconds)
         return self.outcomes[name, seed]
 
     @property
@@ -94,7 +97,7 @@ def verify(
 def _verify_exercise(catalogue: Catalogue, lesson: Lesson, stem: str) -> list[Refusal]:
     try:
         exercise = catalogue.load(lesson, stem)
-        early = [*declaration(exercise, lesson, stem, catalogue.course.skills)]
+        early = [*declaration(exercise, lesson, stem, catalogue.course.skills), *_named_once(catalogue, lesson, stem)]
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
         return [Refusal(f"{lesson.id}/{stem}.py", "declaration", problem, "Mend the file so that it imports")]
@@ -107,7 +110,21 @@ def _verify_exercise(catalogue: Catalogue, lesson: Lesson, stem: str) -> list[Re
             *early,
             evidence.refuse("cases", str(error), "Make cases, oracle and reference run on every seed"),
         ]
-    return early + [refusal for rule in RULES for refusal in rule(evidence)]
+    for rule in RULES:
+        try:
+            early += rule(evidence)
+        except Exception as error:
+            problem = f"its rule {rule.__name__} stopped on {type(error).__name__}: {error}"
+            early.append(evidence.refuse("cases", problem, "Mend what it calls: cases, probe, accept or an answer"))
+    return early
+
+
+def _named_once(catalogue: Catalogue, lesson: Lesson, stem: str) -> Iterator[Refusal]:
+    """check(fn) finds the exercise by the function's name, so no two lessons may share one."""
+    others = [other.id for other in catalogue.course.lessons if other != lesson and stem in catalogue.stems(other)]
+    if others:
+        problem = f"{', '.join(others)} has an exercise called {stem} too"
+        yield Refusal(f"{lesson.id}/{stem}.py", "declaration", problem, "Rename one: check() could not tell them apart")
 
 
 def declaration(exercise: Exercise, lesson: Lesson, stem: str, skills: Iterable[str]) -> Iterator[Refusal]:
@@ -146,6 +163,10 @@ def declaration(exercise: Exercise, lesson: Lesson, stem: str, skills: Iterable[
 def right_answers_pass(evidence: Evidence) -> Iterator[Refusal]:
     """The reference and every alternative pass on several seeds, and change no argument."""
     for name, answer in evidence.right_answers.items():
+        used = violations(answer, evidence.exercise.forbidden)
+        if used:
+            problem = f"{name} uses {', '.join(used)}, which the exercise forbids"
+            yield evidence.refuse("right answers", problem, "Write it without, or allow the name")
         for seed in SEEDS:
             outcomes = evidence.run(name, answer, seed)
             for question, outcome in zip(evidence.asked(seed), outcomes, strict=True):
@@ -164,8 +185,14 @@ def right_answers_pass(evidence: Evidence) -> Iterator[Refusal]:
 
 
 def cases_repeat(evidence: Evidence) -> Iterator[Refusal]:
-    """The same seed makes the same inputs; another seed makes others."""
+    """The same seed makes the same inputs, another seed others; and no case changes those of an earlier one."""
     exercise = evidence.exercise
+    assert exercise.case_function is not None
+    kept = [(case, wire.dumps(wire.encode(dict(case.inputs)))) for case in exercise.case_function(SEEDS[0])]
+    changed = [case.name for case, inputs in kept if wire.dumps(wire.encode(dict(case.inputs))) != inputs]
+    if changed:
+        problem = f"making a later case changes the inputs of {changed[0]!r} in place"
+        yield evidence.refuse("mutation", problem, "Give each case its own copy")
     first = [question.inputs for question in evidence.asked(SEEDS[0])]
     again = [wire.dumps(wire.encode(dict(case.inputs))) for case in exercise.make_cases(SEEDS[0])]
     if first != again:
@@ -190,7 +217,7 @@ def stub_is_todo(evidence: Evidence) -> Iterator[Refusal]:
     namespace: dict[str, Any] = {"__name__": "public_view"}
     try:
         # The file name must differ from the exercise's own, so that the stub's frames are told from it.
-        exec(compile(view, f"<public view of {exercise.id}>", "exec"), namespace)
+        exec(compile(view, f"<public view of {exercise.id}>", "exec", dont_inherit=True), namespace)
     except Exception as error:
         yield evidence.refuse("stub", f"the public view does not run: {error!r}", "Import at the top what it uses")
         return
@@ -304,9 +331,16 @@ def hints_keep_the_secret(evidence: Evidence) -> Iterator[Refusal]:
     hints += [(name, misconception.hint) for name, misconception in exercise.misconceptions.items()]
     for name, hint in hints:
         squeezed = source.squeeze(hint)
-        shown = [line for line in lines if line in squeezed or line.removeprefix("return") in squeezed]
+        shown = [line for line in sorted(lines) if any(form in squeezed for form in _telling_forms(line))]
         if shown:
             yield evidence.refuse("hints", f"the hint of {name} contains the answer line {shown[0]}", "Say it in words")
+
+
+def _telling_forms(line: str) -> set[str]:
+    """A line, and what it returns; but the mere name of a result gives nothing away."""
+    returned = line.removeprefix("return")
+    long_enough = len(returned) >= HINT_LINE_CHARACTERS and not returned.isidentifier()
+    return {line, returned} if long_enough else {line}
 
 
 RULES = (
@@ -335,13 +369,25 @@ def verify_lesson(catalogue: Catalogue, lesson: Lesson) -> Iterator[Refusal]:
             yield Refusal(lesson.id, "markers", problem, f'Write `# %% exercise="{stem}"` exactly once')
     try:
         text = build_lesson(catalogue, lesson)
-    except (BuildError, SyntaxError) as error:
-        yield Refusal(lesson.id, "build", str(error), "Mend the lesson")
+    except Exception as error:  # Building imports the exercises: anything may come.
+        problem = str(error) if isinstance(error, BuildError) else f"{type(error).__name__}: {error}"
+        yield Refusal(lesson.id, "build", problem, "Mend the lesson, or the exercise it names")
         return
     yield from _stubs_run_in_place(lesson, nbformat.reads(text, as_version=4))
+    shown = _lines_shown(text)
     path = notebook_path(catalogue, lesson)
-    committed = [path.read_text(encoding="utf-8")] if path.exists() else []
-    yield from _no_answer_shown(catalogue, lesson, [text, *committed])
+    if path.exists():
+        try:
+            shown |= _lines_shown(path.read_text(encoding="utf-8"))
+        except Exception as error:
+            problem = f"cannot be read as a notebook: {type(error).__name__}"
+            yield Refusal(f"notebooks/{path.name}", "stale", problem, "Run `grader build` and commit the result")
+    yield from _no_answer_shown(catalogue, lesson, shown)
+
+
+def _lines_shown(notebook_text: str) -> set[str]:
+    cells = nbformat.reads(notebook_text, as_version=4).cells
+    return {source.squeeze(line) for cell in cells for line in cell.source.splitlines()}
 
 
 def _stubs_run_in_place(lesson: Lesson, notebook: Any) -> Iterator[Refusal]:
@@ -360,15 +406,14 @@ def _stubs_run_in_place(lesson: Lesson, notebook: Any) -> Iterator[Refusal]:
         is_stub = cell.metadata.get("nbgrader", {}).get("solution", False)
         body: list[ast.stmt] = [n for n in tree.body if is_stub or isinstance(n, ast.Import | ast.ImportFrom)]
         try:
-            exec(compile(ast.Module(body, []), cell.id, "exec"), namespace)
+            # Without dont_inherit this file's own `annotations` import would keep a stub's annotations unread.
+            exec(compile(ast.Module(body, []), cell.id, "exec", dont_inherit=True), namespace)
         except Exception as error:
             problem = f"the cell {cell.id} fails on {type(error).__name__}: {error}"
             yield Refusal(lesson.id, "stub", problem, "Import what it uses in a cell above it")
 
 
-def _no_answer_shown(catalogue: Catalogue, lesson: Lesson, texts: Iterable[str]) -> Iterator[Refusal]:
-    notebooks = [nbformat.reads(text, as_version=4) for text in texts]
-    shown = {source.squeeze(line) for nb in notebooks for cell in nb.cells for line in cell.source.splitlines()}
+def _no_answer_shown(catalogue: Catalogue, lesson: Lesson, shown: set[str]) -> Iterator[Refusal]:
     for stem in catalogue.stems(lesson):
         try:
             exercise = catalogue.load(lesson, stem)
@@ -390,8 +435,8 @@ def verify_tree(catalogue: Catalogue) -> Iterator[Refusal]:
         for stale in stale_notebooks(catalogue):
             problem = "is missing" if stale.missing else "differs from its rebuild"
             yield Refusal(f"notebooks/{stale.path.name}", "stale", problem, "Run `grader build` and commit the result")
-    except (BuildError, SyntaxError):
-        pass  # Reported by verify_lesson already.
+    except Exception:
+        pass  # A lesson that cannot be built: reported by verify_lesson already.
     for file in sorted((catalogue.course.root / "datasets").rglob("*.py")):
         yield Refusal(
             file.relative_to(catalogue.course.root).as_posix(),

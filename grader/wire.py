@@ -85,57 +85,93 @@ def _encode(value: Any, where: str, depth: int, budget: _Budget) -> Any:
         budget.spend(str.__len__(value), where)
         return "".join(str.__iter__(value)) if kind is not str else value
     if issubclass(kind, bytes | bytearray):
-        budget.spend(len(value), where)
-        return bytes(memoryview(value))
+        plain = memoryview(value)
+        budget.spend(plain.nbytes, where)
+        return plain.tobytes()
     if issubclass(kind, list | tuple):
         budget.spend(8, where)
         base = tuple if issubclass(kind, tuple) else list
         return base(_encode(item, f"{where}[{i}]", depth + 1, budget) for i, item in enumerate(base.__iter__(value)))
     if issubclass(kind, set | frozenset):
-        members = [_encode(item, where, depth + 1, budget) for item in value]
-        return sorted(members, key=lambda member: (type(member).__name__, member))
+        budget.spend(8, where)
+        walk = set.__iter__ if issubclass(kind, set) else frozenset.__iter__
+        members = [_encode(item, where, depth + 1, budget) for item in walk(value)]
+        try:
+            return sorted(members, key=lambda member: (type(member).__name__, member))
+        except TypeError:
+            raise WireError(f"{where} is a set whose members have no order. Return a list.") from None
     if issubclass(kind, dict):
         budget.spend(8, where)
-        return {
-            _encode_key(key, where): _encode(item, f"{where}[{key!r}]", depth + 1, budget)
-            for key, item in dict.items(value)
-        }
+        plain_items = ((_encode_key(key, where, budget), item) for key, item in dict.items(value))
+        return {key: _encode(item, f"{where}[{_brief(key)}]", depth + 1, budget) for key, item in plain_items}
     return _encode_array(value, where, budget)
 
 
-def _encode_key(key: Any, where: str) -> str | int:
-    if isinstance(key, str):
+def _encode_key(key: Any, where: str, budget: _Budget) -> str | int:
+    kind = type(key)
+    if issubclass(kind, str):
+        budget.spend(str.__len__(key), where)
         return str.__str__(key)
-    if isinstance(key, int) and not isinstance(key, bool):
+    if issubclass(kind, int) and kind is not bool:
+        budget.spend(8, where)
         return int.__index__(key)
-    raise WireError(f"{where} has the key {key!r}; keys are strings or whole numbers here")
+    raise WireError(f"{where} has a key of type {kind.__name__}; keys are strings or whole numbers here")
+
+
+def _brief(key: str | int) -> str:
+    return repr(key[:40]) if isinstance(key, str) else hex(key) if abs(key) >= 2**53 else str(key)
 
 
 def _encode_array(value: Any, where: str, budget: _Budget) -> Any:
     kind = type(value)
     if issubclass(kind, np.generic):
-        return _encode(value.item(), where, 0, budget)
+        number = np.generic.item(value)
+        if not isinstance(number, bool | int | float | str | bytes):
+            raise _unknown(kind, where)
+        return _encode(number, where, 0, budget)
     if issubclass(kind, np.ndarray):
-        array = np.ascontiguousarray(np.asarray(value)).reshape(value.shape)
-        return _array("numpy", array.dtype.name, array.shape, array.nbytes, array.tobytes, where, budget)
+        array = np.asarray(value)
+        little_endian = array.dtype.newbyteorder("<")
+
+        def read_numpy() -> bytes:
+            return array.astype(little_endian, copy=False).tobytes()
+
+        return _array("numpy", array.dtype.name, array.shape, array.nbytes, read_numpy, where, budget)
     torch = sys.modules.get("torch")
     if torch is not None and issubclass(kind, torch.Tensor):
-        plain = value.detach().as_subclass(torch.Tensor)
-        if plain.is_meta:
-            raise WireError(f"{where} is a tensor on the meta device: it has a shape but no values")
-        plain = plain.cpu().contiguous()
-        name = str(plain.dtype).removeprefix("torch.")
-
-        def read() -> bytes:
-            return plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
-
-        return _array("torch", name, tuple(plain.shape), plain.numel() * plain.element_size(), read, where, budget)
+        return _tensor(value, where, budget)
     if torch is not None and issubclass(kind, torch.dtype | torch.device):
         return str(value)
-    raise WireError(
+    raise _unknown(kind, where)
+
+
+def _unknown(kind: type, where: str) -> WireError:
+    return WireError(
         f"{where} is a {kind.__module__}.{kind.__qualname__}, which cannot be compared. "
         "Return numbers, text, lists, dicts or tensors."
     )
+
+
+def _tensor(value: Any, where: str, budget: _Budget) -> Array:
+    import torch
+
+    # A subclass may override every method and __torch_function__: call the base class's own, with overrides off.
+    with torch._C.DisableTorchFunctionSubclass():
+        layout = torch.Tensor.layout.__get__(value)  # type: ignore[attr-defined]
+        if layout is not torch.strided:
+            raise WireError(f"{where} is a {layout} tensor. Return a dense one.")
+        plain = torch.Tensor.as_subclass(torch.Tensor.detach(value), torch.Tensor)
+        if plain.is_meta:
+            raise WireError(f"{where} is a tensor on the meta device: it has a shape but no values")
+        name = str(plain.dtype).removeprefix("torch.")
+
+        def read_torch() -> bytes:
+            # A clone, not .contiguous(): that leaves odd strides on tensors of one item, which then refuse the view.
+            dense = plain.cpu().resolve_neg().clone(memory_format=torch.contiguous_format)
+            return dense.reshape(-1).view(torch.uint8).numpy().tobytes() if dense.numel() else b""
+
+        size_bytes = plain.numel() * plain.element_size()
+        return _array("torch", name, tuple(plain.shape), size_bytes, read_torch, where, budget)
 
 
 def _array(
@@ -205,26 +241,33 @@ def loads(data: bytes) -> Any:
         arrays = load(data)
         header_bytes = int.from_bytes(data[:8], "little")
         tree = json.loads(data[8 : 8 + header_bytes])["__metadata__"]["tree"]
-        return _from_json(json.loads(tree), arrays, 0)
+        return _from_json(json.loads(tree), arrays, 0, _Budget())
     except WireError:
         raise
     except Exception as error:
         raise WireError(f"a message that is no wire value: {type(error).__name__}: {error}") from None
 
 
-def _from_json(tree: Any, arrays: dict[str, Any], depth: int) -> Any:
+def _from_json(tree: Any, arrays: dict[str, Any], depth: int, budget: _Budget) -> Any:
     if depth > MAX_DEPTH + 1:
         raise WireError(f"a message nested more than {MAX_DEPTH} levels deep")
+    budget.spend(len(tree) if isinstance(tree, str) else 8, "the message")
+
+    def inner(item: Any) -> Any:
+        return _from_json(item, arrays, depth + 1, budget)
+
     if isinstance(tree, list):
-        return [_from_json(item, arrays, depth + 1) for item in tree]
+        return [inner(item) for item in tree]
     if not isinstance(tree, dict):
         return tree
     if "array" in tree:
+        # One array may be named many times: each naming costs its bytes again.
+        budget.spend(arrays[tree["array"]].nbytes, "the message")
         return _array_from_json(tree, arrays[tree["array"]].tobytes())
     if "dict" in tree:
-        return {_encode_key(key, "the message"): _from_json(item, arrays, depth + 1) for key, item in tree["dict"]}
+        return {_encode_key(key, "the message", budget): inner(item) for key, item in tree["dict"]}
     if "tuple" in tree:
-        return tuple(_from_json(item, arrays, depth + 1) for item in tree["tuple"])
+        return tuple(inner(item) for item in tree["tuple"])
     if "int" in tree:
         return int(tree["int"], 16)
     if "float" in tree:

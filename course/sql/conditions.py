@@ -11,13 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from course.sql.lexicon import Entity, Field
-
-MONTHS = (
-    "January February March April May June July August September October November December".split()
-)
-SMALL_NUMBERS = ("zero one two three four five six seven eight nine ten").split()
-
-Phrasings = dict[str, tuple[str, ...]]
+from course.sql.saying import MONTHS, Phrasings, negate, said_number, sql_literal, verb_form
 
 
 @dataclass(frozen=True)
@@ -29,45 +23,10 @@ class Condition:
     verb: str
     before: str = ""
 
-
-def sql_literal(value: object) -> str:
-    """A value as SQLite writes it: text quoted, whole numbers without a decimal point."""
-    if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def said_number(value: float, rng: random.Random, words: bool = False, year: bool = False) -> str:
-    """A number as a person may write it: now and then with thousands commas or as a word."""
-    plain = sql_literal(value)
-    if words and plain.isdigit() and int(plain) <= 10 and rng.random() < 0.4:
-        return SMALL_NUMBERS[int(plain)]
-    if not year and plain.isdigit() and int(plain) >= 1000 and rng.random() < 0.2:
-        return f"{int(plain):,}"
-    return plain
-
-
-def verb_form(after: str) -> str:
-    """Turn `published after 1990` into `were published after 1990`, `who joined` into `joined`."""
-    first, _, rest = after.partition(" ")
-    if first in ("who", "that"):
-        return rest
-    if first == "with":
-        return f"have {rest}"
-    return f"are {after}" if first.endswith("ing") or first == "due" else f"were {after}"
-
-
-def negate(verb: str) -> str:
-    """`are on the basic plan` -> `are not on the basic plan`; `run on gas` -> `do not run on gas`."""
-    first, _, rest = verb.partition(" ")
-    if first in ("are", "were"):
-        return f"{first} not {rest}"
-    past = {"came": "come", "took": "take", "had": "have", "went": "go", "involved": "involve", "called": "call"}
-    if first in past or first.endswith("ed"):
-        return f"did not {past.get(first, first)} {rest}" if first in past else f"were not {verb}"
-    return f"do not {verb}"
+    @property
+    def column(self) -> str:
+        """The column it is about."""
+        return self.sql.lstrip("(").split()[0]
 
 
 class ConditionSampler:
@@ -88,8 +47,11 @@ class ConditionSampler:
         }
         if not entity.fields:
             return None
+        incomplete = [f for f in entity.fields if f.has_nulls]
+        if incomplete and self.rng.random() < 0.1:
+            return self._null(self.rng.choice(incomplete))
         target = self.rng.choice(entity.fields)
-        if target.attribute.role == "label" and self.rng.random() < 0.5:
+        if target.attribute.role == "label" and self.rng.random() < 0.8:
             target = self.rng.choice(entity.fields)
         if target.has_nulls and self.rng.random() < 0.55:
             return self._null(target)
@@ -121,7 +83,7 @@ class ConditionSampler:
             return Condition(f"({name} = {sql_literal(value)} OR {name} = {sql_literal(other)})", after, verb)
         if draw < 0.27:
             return self._different(target, value)
-        if draw < 0.33:
+        if draw < 0.3:
             return self._like(target, values)
         after, verb = self._equals(target, value)
         before = value if target.attribute.adjective and self.rng.random() < 0.5 else ""
@@ -196,11 +158,13 @@ class ConditionSampler:
         few = len(set(values)) <= 10
         if draw < 0.2:
             low, high = sorted(self.rng.sample(sorted(set(values)), 2))
-            after, verb = self._phrase(f"where.between{unit}", a=said_number(low, self.rng), b=said_number(high, self.rng), **slots)
+            after, verb = self._phrase(
+                f"where.between{unit}", a=said_number(low, self.rng), b=said_number(high, self.rng), **slots
+            )
             return Condition(f"{name} BETWEEN {sql_literal(low)} AND {sql_literal(high)}", after, verb)
         value = self._threshold(values)
         said = said_number(value, self.rng, words=bool(unit))
-        if few and draw < 0.5 or draw < 0.24:
+        if (few and draw < 0.5) or draw < 0.24:
             value = self.rng.choice(values)
             said = said_number(value, self.rng, words=bool(unit))
             if attribute.equals and self.rng.random() < 0.7:

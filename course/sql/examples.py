@@ -60,10 +60,10 @@ def load_examples(split: str, schemas: Collection[str] | None = None, folder: Pa
     `schemas` keeps only rows of those schemas. Raises `ValueError` for an unknown split.
     """
     if split.endswith(".jsonl"):
-        path, wanted = Path(split), SPLIT_NAMES
+        path, wanted = Path(split), set(SPLIT_NAMES)
     elif split in ("train", "test", *SPLIT_NAMES):
         path = folder / ("train.jsonl" if split == "train" else "test.jsonl")
-        wanted = ("seen", "heldout") if split == "test" else (split,)
+        wanted = {"seen", "heldout"} if split == "test" else {split}
     else:
         raise ValueError(f"no split {split!r}; use train, test, seen, heldout or the path of a .jsonl file")
     examples = [example_from_row(r, f"{path.name}, line {n}") for n, r in enumerate(read_jsonl(path), start=1)]

@@ -13,17 +13,18 @@ import argparse
 import json
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from course.sql.examples import handwritten_rows, normal_question
+from course.sql.examples import handwritten_rows, load_examples, normal_question
 from course.sql.lexicon import World, describe, load_lexicon, load_phrasings
+from course.sql.made_worlds import make_world
 from course.sql.questions import QuestionSampler
 from course.sql.schemas import Schema, connect, load_schemas
 from course.sql.stability import result_problem
-from course.sql.worlds import make_world, vary
+from course.sql.variants import vary
 
 SHARE_SHIPPED = 0.30
 SHARE_VARIED = 0.25
@@ -56,6 +57,8 @@ class Generator:
     def rows(self, count: int) -> Iterator[tuple[dict[str, Any], Schema]]:
         """`count` rows, each with the database its query was run on."""
         taken = {normal_question(row["question"]) for row in handwritten_rows()}
+        if self.split == "hidden":
+            taken |= {normal_question(e.question) for e in load_examples("train")}
         for index in range(1, count + 1):
             row, schema = self._row(index, taken)
             taken.add(normal_question(row["question"]))
@@ -96,10 +99,14 @@ class Generator:
         return self.split == "hidden" and result_problem(schema, sql) is not None
 
 
-def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write JSONL: one row a line, UTF-8, a newline at the end of each."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_bytes(text.encode("utf-8"))
+def as_lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    """JSONL: one row a line, UTF-8, a newline at the end of each."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
+
+
+def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """Write JSONL."""
+    path.write_bytes(as_lines(rows))
 
 
 def generate(seed: int, count: int, split: str = "train") -> list[dict[str, Any]]:

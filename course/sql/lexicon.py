@@ -7,7 +7,7 @@ values it takes. An `Entity` is one table seen that way. The generator speaks on
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Attribute:
     sums: bool = False
     unit: str | None = None
     adjective: bool = False
+    people: bool = False
     heldout: bool = False
     most: tuple[str, ...] = ()
     least: tuple[str, ...] = ()
@@ -103,7 +104,7 @@ class Lexicon:
 
 
 def _attribute(key: str, data: dict[str, Any]) -> Attribute:
-    frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+    frozen: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
     return Attribute(key=key, **frozen)
 
 
@@ -127,6 +128,15 @@ def make_field(table: Table, name: str, attribute: Attribute) -> Field:
     index = [c.name for c in table.columns].index(name)
     nulls = any(row[index] is None for row in table.rows)
     return Field(name, table.columns[index].type, attribute, nulls)
+
+
+def spoken(target: Field) -> Field:
+    """Let the column's own name be one of the ways to say it."""
+    plain = target.name.replace("_", " ")
+    if plain in target.attribute.says:
+        return target
+    says = (*target.attribute.says, plain)
+    return replace(target, attribute=replace(target.attribute, says=says))
 
 
 def describe(schema: Schema, lexicon: Lexicon) -> World:

@@ -15,6 +15,8 @@ from typing import Any
 
 DATA_FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "sql"
 SPLITS = ("seen", "heldout")
+# Names that would need quoting in a query; no table or column bears one.
+SQL_WORDS = frozenset({"by", "check", "default", "from", "group", "index", "limit", "order", "primary", "select"})
 
 
 class DataError(ValueError):

@@ -1,9 +1,9 @@
 """Batches without padding, in which rows that begin alike share the work on their common beginning.
 
 A batch of chats repeats itself: each begins with the same system prompt, many go on with the same instructions.
-In a causal model a token's hidden state depends only on the tokens before it, so equal beginnings have equal states, and the
-gradient that reaches a shared state is the sum over the rows that use it. So a batch is a tree (a trie): each different
-beginning is one node, computed once. The result is the loss of the padded batch, up to rounding.
+In a causal model a token's hidden state depends only on the tokens before it, so equal beginnings have equal
+states, and the gradient that reaches a shared state is the sum over the rows that use it. So a batch is a tree (a
+trie): each different beginning is one node, computed once. The loss is that of the padded batch, up to rounding.
 
 All layers but attention treat tokens one by one, so they run over the nodes as one row without padding. Attention
 looks along rows: `row_nodes` spreads the nodes out into rows, and `first_slots` brings one copy of each back.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,8 +48,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
-        moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(self).items()}
-        return Batch(**moved)
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if name != "tokens"})
 
 
 def make_batch(rows: Sequence[Encoded], share_prefixes: bool = True) -> Batch:
@@ -121,7 +120,7 @@ def shared_prefix_attention(
 
 @contextmanager
 def shared_prefix_model(model: Any) -> Iterator[None]:
-    """Within the block, the model's attention layers read `Batch` layouts. The model's own attention comes back after."""
+    """Within the block the model's attention layers read `Batch` layouts; its own attention comes back after."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION_NAME, shared_prefix_attention)

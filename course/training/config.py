@@ -1,4 +1,4 @@
-"""The settings of one training run: plain, frozen, checked when made, and hashed so that a result names its settings."""
+"""The settings of one training run: plain, frozen, checked when made, hashed so that a result names them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ class TrainingConfig:
         """Which fields another run's settings (as a dict) have otherwise, as "name: theirs -> ours"."""
         mine = self.to_dict()
         return [
-            f"{f.name}: {other.get(f.name)!r} -> {mine[f.name]!r}" for f in fields(self) if other.get(f.name) != mine[f.name]
+            f"{f.name}: {other.get(f.name)!r} -> {mine[f.name]!r}"
+            for f in fields(self)
+            if other.get(f.name) != mine[f.name]
         ]
 
     def to_dict(self) -> dict[str, object]:

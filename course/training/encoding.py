@@ -1,8 +1,8 @@
 """From chat messages to token ids and labels, with the loss on the assistant's answers only.
 
 Each conversation is cut where the model takes over: the prompt up to and including the chat template's
-"assistant, your turn", and the answer up to and including its end-of-turn token. The pieces are tokenised apart, so that no
-token spans the border and training sees exactly what generation will: a prompt's tokens, then the answer's.
+"assistant, your turn", and the answer up to and including its end-of-turn token. The pieces are tokenised apart, so
+that no token spans the border and training sees exactly what generation will: a prompt's tokens, then the answer's.
 
 The end-of-turn token keeps its label. SmolLM2 pads with that same token, and a collator that hides padding by token id
 (transformers' DataCollatorForLanguageModeling does) would hide it too, and the model would never learn to stop.
@@ -68,8 +68,8 @@ def encode(messages: Messages, tokenizer: Any, max_length: int) -> Encoded:
         through_answer = _render(tokenizer, messages[: turn + 1])
         if not (prompt.startswith(rendered) and through_answer.startswith(prompt)):
             raise EncodingError(
-                f"the chat template renders the messages before message {turn} differently once it is there, so where the "
-                "answer begins is not defined; use a template that only appends, or one answer per row"
+                f"the chat template renders the messages before message {turn} differently once it is there, so where "
+                "the answer begins is not defined; use a template that only appends, or one answer per row"
             )
         answer = through_answer[len(prompt) :].rstrip()
         prompt_ids = _tokenize(tokenizer, prompt[len(rendered) :])
@@ -90,8 +90,8 @@ def encode(messages: Messages, tokenizer: Any, max_length: int) -> Encoded:
 def encode_rows(rows: Iterable[Mapping[str, Any] | Messages], tokenizer: Any, max_length: int) -> EncodedRows:
     """Encode every row: a list of messages, or a mapping that holds one under "messages".
 
-    Rows over `max_length` are left out, counted and warned of. Raises EncodingError, naming the row, for any other bad row,
-    and where no row is left.
+    Rows over `max_length` are left out, counted and warned of. Raises EncodingError, naming the row, for any other bad
+    row, and where no row is left.
     """
     encoded: list[Encoded] = []
     dropped = 0
@@ -116,9 +116,7 @@ def encode_rows(rows: Iterable[Mapping[str, Any] | Messages], tokenizer: Any, ma
 
 
 def _render(tokenizer: Any, messages: Messages, add_generation_prompt: bool = False) -> str:
-    return tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
-    )
+    return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
 
 
 def _tokenize(tokenizer: Any, text: str) -> list[int]:

@@ -6,7 +6,6 @@ Worked: 22 GiB free on a GPU is enough for the row of 21.6 GiB (24 GB cards), no
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Iterator
 
@@ -41,9 +40,9 @@ def choose_method(device: str, free_bytes: int, bf16: bool, table: list[dict]) -
     """Pick the most able row of a table of training setups that this machine can run.
 
     device: "cpu" or "cuda". free_bytes: memory free on that device. bf16: it computes bfloat16 in hardware.
-    table: rows in no particular order, each a dict with "name", "device", "model", "method" ("lora" or "qlora"), "dtype"
-      and "minimum_memory_bytes". Every device has one row that asks for 0 bytes.
-    Rule: of the rows for this device whose minimum_memory_bytes is not above free_bytes, the one that asks for the most.
+    table: rows in no particular order, each a dict with "name", "device", "model", "method" ("lora" or "qlora"),
+      "dtype" and "minimum_memory_bytes". Every device has one row that asks for 0 bytes.
+    Rule: of the rows for this device whose minimum_memory_bytes is at most free_bytes, the one that asks for the most.
     Returns {"model": ..., "method": ..., "dtype": ...} of that row; "dtype" becomes "float32" where bf16 is False.
     """
     usable = [row for row in table if row["device"] == device and row["minimum_memory_bytes"] <= free_bytes]
@@ -69,9 +68,7 @@ def sorted_then_first(device: str, free_bytes: int, bf16: bool, table: list[dict
     raise ValueError(f"no row fits {free_bytes} bytes on {device}")
 
 
-@exercise.misconception(
-    hint="You take the first row that fits, but the table is in no order. Compare all rows that fit."
-)
+@exercise.misconception(hint="You take the first row that fits, but the table has no order. Compare all rows that fit.")
 def first_row_that_fits(device: str, free_bytes: int, bf16: bool, table: list[dict]) -> dict:
     usable = (row for row in table if row["device"] == device and row["minimum_memory_bytes"] <= free_bytes)
     return pick(next(usable), "bfloat16" if bf16 else "float32")
@@ -110,11 +107,11 @@ def equality_refused(device: str, free_bytes: int, bf16: bool, table: list[dict]
 @exercise.cases
 def cases(seed: int) -> Iterator[Case]:
     drawn = random.Random(seed)
-    # The least row comes first and the rest in any order, so that "the first that fits" is never right by luck.
-    rest = [dataclasses.asdict(profile) for profile in (CPU, *CUDA_BY_MEMORY)]
+    # Small rows come first, the least ones not quite, so that "the first that fits" is neither right nor the least.
+    *larger, least = CUDA_BY_MEMORY
+    rest = [CPU, CUDA_SMALL, *larger]
     drawn.shuffle(rest)
-    rows = [dataclasses.asdict(profile) for profile in (CUDA_SMALL, CPU_SMALL)] + rest
-    table = [{column: row[column] for column in KEPT_COLUMNS} for row in rows]
+    table = [{column: getattr(row, column) for column in KEPT_COLUMNS} for row in (least, CPU_SMALL, *rest)]
 
     def case(name: str, device: str, free_bytes: int, bf16: bool, about: str, visible: bool = True) -> Case:
         inputs = {"device": device, "free_bytes": free_bytes, "bf16": bf16, "table": table}

@@ -29,7 +29,7 @@ exercise = Exercise(
     skills=("environment",),
     hints=(
         "Two branches: a machine where `torch.cuda.is_available()` is True, and one where it is not.",
-        "`torch.cuda.get_device_properties(0)` knows name and memory of a GPU; `psutil.virtual_memory()` knows the rest.",
+        "`torch.cuda.get_device_properties(0)` knows a GPU's name and memory, `psutil` the computer's memory.",
         "`importlib.metadata` raises PackageNotFoundError for a missing package: catch it and record None.",
     ),
     library_note=(
@@ -58,7 +58,7 @@ def env_report(package_names: list[str]) -> dict:
     """
     on_gpu = torch.cuda.is_available()
     gpu = torch.cuda.get_device_properties(0) if on_gpu else None
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in package_names:
         try:
             versions[name] = importlib.metadata.version(name)
@@ -145,7 +145,7 @@ def probe(answer: Callable[..., Any], machine: dict, package_names: list[str]) -
     total = machine["gpu_memory_bytes"]
     properties = SimpleNamespace(name=machine["gpu_name"], total_memory=total, major=major, minor=minor)
     memory = SimpleNamespace(total=machine["memory_bytes"], available=machine["memory_bytes"] // 3)
-    pretended = {
+    pretended: dict[str, Callable[..., Any]] = {
         "is_available": lambda: has_gpu,
         "device_count": lambda: int(has_gpu),
         "current_device": lambda: 0,
@@ -156,6 +156,7 @@ def probe(answer: Callable[..., Any], machine: dict, package_names: list[str]) -
         "is_bf16_supported": lambda including_emulation=True: has_gpu and (including_emulation or major >= 8),
     }
     with ExitStack() as replaced:
-        replaced.enter_context(mock.patch.multiple(torch.cuda, **pretended))
+        for name, function in pretended.items():
+            replaced.enter_context(mock.patch.object(torch.cuda, name, function))
         replaced.enter_context(mock.patch.object(psutil, "virtual_memory", lambda: memory))
         return answer(package_names)

@@ -28,6 +28,8 @@ exercise = Exercise(
         "The DataLoader shuffles with the generator you return, so that one must hold the seed as well.",
         "Inside a worker `torch.initial_seed()` differs by worker and by epoch. NumPy accepts seeds below 2**32 only.",
     ),
+    seconds=8.0,
+    seconds_reason="the first call of use_deterministic_algorithms imports torch's compiler, 1 to 2 s",
     library_note=(
         "`transformers.set_seed(seed, deterministic=True)` does the same job, and recent PyTorch seeds `random` and "
         "NumPy's global generator in workers by itself. A `numpy.random.Generator` that your dataset owns is still "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from course.lessons.l07_lora.tiny_llama import LoraStandIn, tiny_llama
+from course.lessons.l07_lora.small_models import LoraStandIn, tiny_llama
 from grader.exercise import Case, Exercise
 
 exercise = Exercise(
@@ -29,7 +29,8 @@ exercise = Exercise(
     library_note="peft does the same walk (BaseTuner.inject_adapter), knows embeddings, convolutions and quantised "
     "layers besides nn.Linear, and returns a PeftModel around your model instead of a count. It too refuses a "
     "pattern that matches nothing.",
-    interview="Which layers would you adapt first, attention only or all linear layers, and what does each choice cost?",
+    interview="Which layers would you adapt first, attention only or all linear layers, and what does each choice "
+    "cost?",
 )
 
 
@@ -50,9 +51,11 @@ def inject_lora(
     Raises ValueError naming the targets when no nn.Linear matches.
     """
 
+    find_head = getattr(model, "get_output_embeddings", lambda: None)  # a plain nn.Module has none
+
     def is_target(name: str, layer: nn.Module) -> bool:
         if targets == "all-linear":
-            return layer is not model.get_output_embeddings()
+            return layer is not find_head()
         if isinstance(targets, str):
             return re.fullmatch(targets, name) is not None
         return any(name == target or name.endswith(f".{target}") for target in targets)
@@ -111,16 +114,16 @@ def inject_wrongly(model: Any, targets: Any, wrap: Any, mistake: str) -> tuple[l
 
 
 @exercise.misconception(
-    hint="A list entry hits too many layers: 'ends with the same letters' also takes layer 11 for layer 1. The match has "
-    "to begin at the name's start or right after a dot."
+    hint="A list entry hits too many layers: 'ends with the same letters' also takes layer 11 for layer 1. The match "
+    "has to begin at the name's start or right after a dot."
 )
 def dot_forgotten(model: nn.Module, targets: Any, wrap: Any) -> tuple[list[str], int]:
     return inject_wrongly(model, targets, wrap, "dot")
 
 
 @exercise.misconception(
-    hint="A string pattern hits too many layers: it has to describe the whole name, not be found somewhere in it. Python's "
-    "re module has one function for each of the two."
+    hint="A string pattern hits too many layers: it has to describe the whole name, not be found somewhere in it. "
+    "Python's re module has one function for each of the two."
 )
 def pattern_searched_anywhere(model: nn.Module, targets: Any, wrap: Any) -> tuple[list[str], int]:
     return inject_wrongly(model, targets, wrap, "search")
@@ -135,31 +138,29 @@ def head_replaced(model: nn.Module, targets: Any, wrap: Any) -> tuple[list[str],
 
 
 @exercise.misconception(
-    hint="The model's own weights still train: embeddings, norms and the layers you did not touch. Adding adapters does "
-    "not freeze anything by itself."
+    hint="The model's own weights still train: embeddings, norms and the layers you did not touch. Adding adapters "
+    "does not freeze anything by itself."
 )
 def rest_left_trainable(model: nn.Module, targets: Any, wrap: Any) -> tuple[list[str], int]:
     return inject_wrongly(model, targets, wrap, "not frozen")
 
 
 @exercise.misconception(
-    hint="Nothing trains at all: you froze every parameter after the adapters were in, so they froze as well. Look at the "
-    "order of your steps."
+    hint="Nothing trains at all: you froze every parameter after the adapters were in, so they froze as well. Look "
+    "at the order of your steps."
 )
 def adapters_frozen_too(model: nn.Module, targets: Any, wrap: Any) -> tuple[list[str], int]:
     return inject_wrongly(model, targets, wrap, "frozen last")
 
 
-@exercise.misconception(
-    hint="You counted tensors. A (4, 16) matrix is one tensor but 64 trainable numbers."
-)
+@exercise.misconception(hint="You counted tensors. A (4, 16) matrix is one tensor but 64 trainable numbers.")
 def tensors_counted(model: nn.Module, targets: Any, wrap: Any) -> tuple[list[str], int]:
     return inject_wrongly(model, targets, wrap, "tensors")
 
 
 @exercise.misconception(
-    hint="When nothing matches you return quietly. A misspelt target would then 'train' for hours with no adapter at all: "
-    "the docstring asks for an error that names the targets."
+    hint="When nothing matches you return quietly. A misspelt target would then 'train' for hours with no adapter at "
+    "all: the docstring asks for an error that names the targets."
 )
 def silent_when_nothing_matches(model: nn.Module, targets: Any, wrap: Any) -> tuple[list[str], int]:
     return inject_wrongly(model, targets, wrap, "silent")
@@ -167,19 +168,21 @@ def silent_when_nothing_matches(model: nn.Module, targets: Any, wrap: Any) -> tu
 
 @exercise.cases
 def cases(seed: int) -> list[Case]:
-    r = 2 + seed % 3
     one_digit = r"[a-z.]*1\.self_attn\.(q|v)_proj"
+
+    def case(name: str, about: str, targets: str | list[str], layers: int, visible: bool = True) -> Case:
+        inputs = {"targets": targets, "r": 2 + seed % 3, "layers": layers, "seed": seed}
+        return Case(name, inputs, about, visible)
+
     return [
-        Case("two projections", {"targets": ["q_proj", "v_proj"], "r": r, "layers": 2, "seed": seed}),
-        Case("all linear", {"targets": "all-linear", "r": r, "layers": 2, "seed": seed}, "with 'all-linear'"),
-        Case("part of a path", {"targets": ["1.mlp.up_proj"], "r": r, "layers": 12, "seed": seed}, "with a dotted entry"),
-        Case("pattern", {"targets": one_digit, "r": r, "layers": 12, "seed": seed}, "with a regular expression"),
-        Case("no match", {"targets": ["query"], "r": r, "layers": 1, "seed": seed}, "when no layer matches"),
-        Case("whole name", {"targets": ["model.layers.0.mlp.down_proj"], "r": 1, "layers": 2, "seed": seed},
-             "when an entry is a whole name and r = 1", visible=False),
-        Case("one layer", {"targets": r"model\.layers\.0\..*_proj", "r": r, "layers": 1, "seed": seed},
-             "when a pattern names a whole layer", visible=False),
-    ]  # fmt: skip
+        case("two projections", "with two names", ["q_proj", "v_proj"], 2),
+        case("all linear", "with 'all-linear'", "all-linear", 2),
+        case("part of a path", "with an entry that holds a dot", ["1.mlp.up_proj"], 12),
+        case("pattern", "with a regular expression", one_digit, 12),
+        case("no match", "when no layer matches", ["query"], 1),
+        case("whole name", "when an entry is a whole name", ["model.layers.0.mlp.down_proj"], 2, visible=False),
+        case("one layer", "when a pattern names a whole layer", r"model\.layers\.0\..*_proj", 1, visible=False),
+    ]
 
 
 @exercise.probe
@@ -188,17 +191,15 @@ def probe(answer: Callable[..., Any], targets: Any, r: int, layers: int, seed: i
     model = tiny_llama(seed, layers)
     try:
         names, trainable = answer(
-            model, targets, lambda linear: LoraStandIn(linear, *(torch.zeros(s) for s in sizes(linear, r)), alpha=r)
+            model,
+            targets,
+            lambda base: LoraStandIn(base, torch.zeros(r, base.in_features), torch.zeros(base.out_features, r), r),
         )
     except ValueError as error:
         return {"refused": True, "names the targets": any(t in str(error) for t in targets)}
     replaced = [name for name, module in model.named_modules() if isinstance(module, LoraStandIn)]
     learning = sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     return {"replaced": replaced, "trainable names": learning, "returned": [list(names), int(trainable)]}
-
-
-def sizes(linear: nn.Linear, r: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    return (r, linear.in_features), (linear.out_features, r)
 
 
 @exercise.oracle
@@ -214,4 +215,8 @@ def oracle(targets: Any, r: int, layers: int, seed: int) -> dict[str, Any]:
     names = [n.removeprefix(prefix) for n, m in adapted.named_modules() if isinstance(m, LoraLayer)]
     learning = [n.removeprefix(prefix) for n, p in adapted.named_parameters() if p.requires_grad]
     learning = sorted(name.removesuffix(".default.weight") for name in learning)
-    return {"replaced": names, "trainable names": learning, "returned": [names, adapted.get_nb_trainable_parameters()[0]]}
+    return {
+        "replaced": names,
+        "trainable names": learning,
+        "returned": [names, adapted.get_nb_trainable_parameters()[0]],
+    }

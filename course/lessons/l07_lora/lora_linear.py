@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from course.lessons.l07_lora.small_models import linear_from, peft_linear
 from grader.exercise import Case, Exercise
 
 exercise = Exercise(
@@ -22,8 +23,10 @@ exercise = Exercise(
     importance="core",
     skills=("lora", "pytorch"),
     hints=(
-        "Three parts: a frozen layer you call as it is, two small parameters, and one number that scales their product.",
-        "x has its features last, nn.Linear stores its weight as (out, in), and the two small matrices follow that habit.",
+        "Three parts: a frozen layer you call as it is, two small parameters, and one number that scales their "
+        "product.",
+        "x has its features last, nn.Linear stores its weight as (out, in), and the two small matrices follow that "
+        "habit.",
         "For 16-bit bases: leave the frozen layer's own result as it comes, do all adapter work in float32, add, and "
         "only then go back to the dtype the frozen layer gave you.",
     ),
@@ -54,9 +57,9 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.base = base.requires_grad_(False)
         self.r, self.alpha, self.scale = r, alpha, alpha / r
-        placed = {"device": base.weight.device, "dtype": torch.float32}
-        self.lora_A = nn.Parameter(torch.empty(r, base.in_features, **placed))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, r, **placed))
+        device = base.weight.device
+        self.lora_A = nn.Parameter(torch.empty(r, base.in_features, dtype=torch.float32, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, r, dtype=torch.float32, device=device))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,8 +81,8 @@ class update_as_one_matrix(LoraLinear):
 
 
 @exercise.misconception(
-    hint="Your update has the wrong size: it looks as if the product of the small matrices is added unscaled. With alpha "
-    "twice r, every update would come out half as large as peft's."
+    hint="Your update has the wrong size: it looks as if the product of the small matrices is added unscaled. With "
+    "alpha twice r, every update would come out half as large as peft's."
 )
 class scale_forgotten(LoraLinear):
     def forward(self, x: Tensor) -> Tensor:
@@ -88,8 +91,8 @@ class scale_forgotten(LoraLinear):
 
 
 @exercise.misconception(
-    hint="Both small matrices start at zero. Then each one's gradient is multiplied by the other, which is zero: nothing "
-    "will ever move. One of the two needs a random start; look up which in the docstring."
+    hint="Both small matrices start at zero. Then each one's gradient is multiplied by the other, which is zero: "
+    "nothing will ever move. One of the two needs a random start; look up which in the docstring."
 )
 class both_start_at_zero(LoraLinear):
     def __init__(self, base: nn.Linear, r: int, alpha: float) -> None:
@@ -98,8 +101,8 @@ class both_start_at_zero(LoraLinear):
 
 
 @exercise.misconception(
-    hint="Both small matrices start random, so before any training the model already answers differently from its base. "
-    "The update has to start at exactly zero."
+    hint="Both small matrices start random, so before any training the model already answers differently from its "
+    "base. The update has to start at exactly zero."
 )
 class both_start_random(LoraLinear):
     def __init__(self, base: nn.Linear, r: int, alpha: float) -> None:
@@ -118,8 +121,8 @@ class started_from_standard_normal(LoraLinear):
 
 
 @exercise.misconception(
-    hint="The base layer still receives a gradient. Trained like this you pay for full fine-tuning's memory; the base's "
-    "own parameters must be told that they need none."
+    hint="The base layer still receives a gradient. Trained like this you pay for full fine-tuning's memory; the "
+    "base's own parameters must be told that they need none."
 )
 class base_left_trainable(LoraLinear):
     def __init__(self, base: nn.Linear, r: int, alpha: float) -> None:
@@ -128,8 +131,8 @@ class base_left_trainable(LoraLinear):
 
 
 @exercise.misconception(
-    hint="With a 16-bit base your layer returns float32. Adding float32 to bfloat16 gives float32; the next layer expects "
-    "what the frozen layer would have given it."
+    hint="With a 16-bit base your layer returns float32. Adding float32 to bfloat16 gives float32; the next layer "
+    "expects what the frozen layer would have given it."
 )
 class output_left_in_float32(LoraLinear):
     def forward(self, x: Tensor) -> Tensor:
@@ -178,16 +181,10 @@ def start(lora_A: Tensor, lora_B: Tensor) -> dict[str, bool]:
     return report | {"A starts like nn.Linear": inside and 0.5 < spread < 1.5}
 
 
-def base_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    base = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype)
-    base.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-    return base
-
-
 @exercise.probe
 def probe(answer: Any, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float, **given: Tensor) -> dict[str, Any]:
     """Builds the layer, looks at its start, puts given values into A and B, and runs forward and backward."""
-    base = base_linear(weight, bias)
+    base = linear_from(weight, bias)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layer = answer(base, given["lora_A"].shape[0], alpha)
@@ -211,11 +208,8 @@ def run(layer: Any, base: nn.Linear, x: Tensor, grad_output: Tensor, a: Tensor, 
 
 @exercise.oracle
 def oracle(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float, **given: Tensor) -> dict[str, Any]:
-    from peft import LoraConfig, get_peft_model
-
-    base = base_linear(weight, bias)
-    config = LoraConfig(r=given["lora_A"].shape[0], lora_alpha=alpha, target_modules=["linear"])
-    layer = get_peft_model(nn.ModuleDict({"linear": base}), config).base_model.model["linear"]
+    base = linear_from(weight, bias)
+    layer = peft_linear(base, given["lora_A"].shape[0], alpha)
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     report: dict[str, Any] = start(a, b) | {"lora_A dtype": str(a.dtype), "lora_B dtype": str(b.dtype)}
     a.data.copy_(given["lora_A"])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from course.lessons.l07_lora.tiny_llama import (
+from course.lessons.l07_lora.small_models import (
     HIDDEN,
     INTERMEDIATE,
     LoraStandIn,
@@ -29,13 +29,13 @@ exercise = Exercise(
     skills=("lora", "pytorch"),
     hints=(
         "W x + scale B A x is one matrix times x. Which matrix?",
-        "Make a new nn.Linear for each LoRA layer and leave the old layer untouched: then undoing is only a matter of who "
-        "stands in the model.",
+        "Make a new nn.Linear for each LoRA layer and leave the old layer untouched: then undoing is only a matter "
+        "of who stands in the model.",
         "Compute the product and the sum in float32 and convert once, at the very end.",
     ),
-    library_note="peft adds the update into the base weight in place, and unmerge subtracts it again. That saves a copy of "
-    "the weights, but in 16 bits the subtraction does not bring every weight back; you keep the original instead. "
-    "peft's merge_and_unload(safe_merge=True) also checks for NaN and inf, and rounds the update first.",
+    library_note="peft adds the update into the base weight in place, and unmerge subtracts it again. That saves a "
+    "copy of the weights, but in 16 bits the subtraction does not bring every weight back; you keep the original "
+    "instead. peft's merge_and_unload(safe_merge=True) also checks for NaN and inf, and rounds the update first.",
     interview="When would you merge an adapter before serving, and when would you keep it apart?",
 )
 
@@ -55,7 +55,9 @@ def merge_lora(model: nn.Module) -> Callable[[], None]:
     adapted = {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A")}
     for name, layer in adapted.items():
         base = layer.base
-        plain = nn.Linear(base.in_features, base.out_features, base.bias is not None, base.weight.device, base.weight.dtype)
+        plain = nn.Linear(
+            base.in_features, base.out_features, base.bias is not None, base.weight.device, base.weight.dtype
+        )
         update = layer.scale * (layer.lora_B @ layer.lora_A).detach()
         plain.weight.data.copy_(base.weight.data.float() + update)
         if base.bias is not None:
@@ -70,7 +72,7 @@ def merge_lora(model: nn.Module) -> Callable[[], None]:
 
 
 @exercise.alternative
-def deep_copied_base(model: nn.Module) -> Callable[[], None]:
+def deep_copied_base(model: Any) -> Callable[[], None]:
     import copy
     from functools import partial
 
@@ -85,7 +87,12 @@ def deep_copied_base(model: nn.Module) -> Callable[[], None]:
                 merged.weight = nn.Parameter(full.to(merged.weight.dtype), requires_grad=False)
             setattr(parent, child, merged)
             undo.append(partial(setattr, parent, child, layer))
-    return lambda: [step() for step in undo] and None
+
+    def put_back() -> None:
+        for step in undo:
+            step()
+
+    return put_back
 
 
 def merge_wrongly(model: nn.Module, mistake: str) -> Callable[[], None]:
@@ -136,24 +143,24 @@ def update_rounded_first(model: nn.Module) -> Callable[[], None]:
 
 
 @exercise.misconception(
-    hint="After undoing, the base weights still hold the update, so the adapter now counts twice. You merged into the LoRA "
-    "layer's own base, and putting the layer back does not clean it."
+    hint="After undoing, the base weights still hold the update, so the adapter now counts twice. You merged into "
+    "the LoRA layer's own base, and putting the layer back does not clean it."
 )
 def base_overwritten(model: nn.Module) -> Callable[[], None]:
     return merge_wrongly(model, "in place")
 
 
 @exercise.misconception(
-    hint="After undoing, the weights are close to the old ones but not the same bits: adding and then subtracting rounds "
-    "twice. Keep the originals instead of computing them back."
+    hint="After undoing, the weights are close to the old ones but not the same bits: adding and then subtracting "
+    "rounds twice. Keep the originals instead of computing them back."
 )
 def undone_by_subtraction(model: nn.Module) -> Callable[[], None]:
     return merge_wrongly(model, "subtract")
 
 
 @exercise.misconception(
-    hint="The base weights hold the update but the LoRA layers are still in the model, so the update is applied twice, and "
-    "nothing got faster. Put plain linear layers in their place."
+    hint="The base weights hold the update but the LoRA layers are still in the model, so the update is applied "
+    "twice, and nothing got faster. Put plain linear layers in their place."
 )
 def adapter_left_active(model: nn.Module) -> Callable[[], None]:
     return merge_wrongly(model, "left active")
@@ -199,7 +206,11 @@ def merged_view(model: Any, names: list[str]) -> dict[str, Any]:
     layers = {name: getattr(layer, "base", layer) for name, layer in found.items()}
     with torch.no_grad():
         logits = model(torch.arange(10).reshape(2, 5)).logits
-    return {"kinds": layer_kinds(model, names)} | {n: layer.weight.data for n, layer in layers.items()} | {"logits": logits}
+    return (
+        {"kinds": layer_kinds(model, names)}
+        | {n: layer.weight.data for n, layer in layers.items()}
+        | {"logits": logits}
+    )
 
 
 def layer_kinds(model: nn.Module, names: list[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from course.lessons.l07_lora.tiny_llama import (
+from course.lessons.l07_lora.small_models import (
     HIDDEN,
     INTERMEDIATE,
     adapt,
@@ -32,14 +32,15 @@ exercise = Exercise(
     skills=("lora", "peft"),
     forbidden=("peft",),
     hints=(
-        "Two files: one dictionary of tensors through safetensors.torch.save_file, one dictionary of settings through json.",
-        "Only lora_A and lora_B belong in the tensor file. Take each one's name from model.named_modules(), and look at "
-        "the example name in the docstring letter by letter.",
+        "Two files: one dictionary of tensors through safetensors.torch.save_file, one dictionary of settings "
+        "through json.",
+        "Only lora_A and lora_B belong in the tensor file. Take each one's name from model.named_modules(), and look "
+        "at the example name in the docstring letter by letter.",
         "The loader rebuilds the layers from the settings alone: it needs to know their names, r, and the alpha you "
         "trained with, and it computes the scale itself.",
     ),
-    library_note="peft writes the same two files plus a model card, and its config holds every LoraConfig field. Fields "
-    "that are missing get LoraConfig's defaults when read, so a short file is enough.",
+    library_note="peft writes the same two files plus a model card, and its config holds every LoraConfig field. "
+    "Fields that are missing get LoraConfig's defaults when read, so a short file is enough.",
     interview="What exactly do you ship when you ship an adapter, and what must the receiver already have?",
 )
 
@@ -60,21 +61,21 @@ def save_adapter(model: nn.Module, folder: str, base_model: str) -> None:
     All LoRA layers of one model share r and alpha. The model is left as it is.
     Source: peft, docs/source/developer_guides/checkpoint.md.
     """
-    layers = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    layers: dict[str, Any] = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
     tensors = {}
     for name, layer in layers.items():
         for matrix in ("lora_A", "lora_B"):
             tensors[f"base_model.model.{name}.{matrix}.weight"] = getattr(layer, matrix).detach().contiguous()
     any_layer = next(iter(layers.values()))
-    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base_model}
-    settings |= {"r": any_layer.r, "lora_alpha": any_layer.alpha, "target_modules": list(layers)}
+    kind = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base_model}
+    settings = kind | {"r": any_layer.r, "lora_alpha": any_layer.alpha, "target_modules": list(layers)}
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file(tensors, Path(folder, "adapter_model.safetensors"))
     Path(folder, "adapter_config.json").write_text(json.dumps(settings, indent=2))
 
 
 @exercise.alternative
-def renamed_state_dict(model: nn.Module, folder: str, base_model: str) -> None:
+def renamed_state_dict(model: Any, folder: str, base_model: str) -> None:
     import os
 
     os.makedirs(folder, exist_ok=True)
@@ -91,7 +92,9 @@ def renamed_state_dict(model: nn.Module, folder: str, base_model: str) -> None:
 def write(model: nn.Module, folder: str, base_model: str, key: str = "base_model.model.{}.{}.weight", **settings: Any):
     """The shared skeleton of the wrong answers below: keys from a pattern, settings overridden."""
     layers = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
-    tensors = {key.format(n, m): getattr(layer, m).detach() for n, layer in layers.items() for m in ("lora_A", "lora_B")}
+    tensors = {
+        key.format(n, m): getattr(layer, m).detach() for n, layer in layers.items() for m in ("lora_A", "lora_B")
+    }
     one = next(iter(layers.values()))
     shared = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base_model}
     own = {"r": one.r, "lora_alpha": one.alpha, "target_modules": list(layers)}
@@ -102,32 +105,32 @@ def write(model: nn.Module, folder: str, base_model: str, key: str = "base_model
 
 
 @exercise.misconception(
-    hint="Your tensor names lack the front part that peft's own wrapper adds. peft then finds none of its weights, says so "
-    "only in a warning, and runs with an adapter of zeros."
+    hint="Your tensor names lack the front part that peft's own wrapper adds. peft then finds none of its weights, "
+    "says so only in a warning, and runs with an adapter of zeros."
 )
 def prefix_forgotten(model: nn.Module, folder: str, base_model: str) -> None:
     write(model, folder, base_model, key="{}.{}.weight")
 
 
 @exercise.misconception(
-    hint="Your names end where your parameters end. In peft A and B are little linear layers, so their tensors have one "
-    "more word at the end."
+    hint="Your names end where your parameters end. In peft A and B are little linear layers, so their tensors have "
+    "one more word at the end."
 )
 def ending_forgotten(model: nn.Module, folder: str, base_model: str) -> None:
     write(model, folder, base_model, key="base_model.model.{}.{}")
 
 
 @exercise.misconception(
-    hint="Your names hold the adapter's name ('default'), as model.state_dict() of a PeftModel does. Files leave it out: "
-    "the receiver chooses the name when loading."
+    hint="Your names hold the adapter's name ('default'), as model.state_dict() of a PeftModel does. Files leave it "
+    "out: the receiver chooses the name when loading."
 )
 def adapter_name_kept(model: nn.Module, folder: str, base_model: str) -> None:
     write(model, folder, base_model, key="base_model.model.{}.{}.default.weight")
 
 
 @exercise.misconception(
-    hint="lora_alpha holds the scale, alpha / r. The loader divides by r once more, and the update comes out r times too "
-    "small."
+    hint="lora_alpha holds the scale, alpha / r. The loader divides by r once more, and the update comes out r times "
+    "too small."
 )
 def scale_saved_as_alpha(model: nn.Module, folder: str, base_model: str) -> None:
     scale = next(module.scale for module in model.modules() if hasattr(module, "lora_A"))
@@ -151,7 +154,8 @@ def targets_by_last_word(model: nn.Module, folder: str, base_model: str) -> None
 
 
 @exercise.misconception(
-    hint="The tensor file holds the frozen base weights too. An adapter ships only what was trained: megabytes, not the model."
+    hint="The tensor file holds the frozen base weights too. An adapter ships only what was trained: megabytes, not "
+    "the model."
 )
 def base_weights_saved_too(model: nn.Module, folder: str, base_model: str) -> None:
     write(model, folder, base_model)
@@ -165,7 +169,9 @@ Q, DOWN = (HIDDEN, HIDDEN), (HIDDEN, INTERMEDIATE)
 
 @exercise.cases
 def cases(seed: int) -> list[Case]:
-    def case(name: str, about: str, shapes: dict[str, tuple[int, int]], r: int, alpha: float, visible: bool = True) -> Case:
+    def case(
+        name: str, about: str, shapes: dict[str, tuple[int, int]], r: int, alpha: float, visible: bool = True
+    ) -> Case:
         adapters = random_adapters(seed, {f"model.layers.{layer}": shape for layer, shape in shapes.items()}, r)
         return Case(name, {"seed": seed, "adapters": adapters, "alpha": alpha}, about, visible)
 
@@ -173,13 +179,17 @@ def cases(seed: int) -> list[Case]:
     return [
         case("every q_proj", "on a model with q_proj adapted in both layers", both, 4, 16.0),
         case("one layer of two", "when only the second layer is adapted", {"1.self_attn.q_proj": Q}, 4, 12.0),
-        case("two kinds", "when layers of different shapes are adapted", both | {"0.mlp.down_proj": DOWN}, 3, 6.0, False),
+        case(
+            "two kinds", "when layers of different shapes are adapted", both | {"0.mlp.down_proj": DOWN}, 3, 6.0, False
+        ),
         case("rank one", "with r = 1", {"0.mlp.down_proj": DOWN}, 1, 2.0, False),
     ]
 
 
 @exercise.probe
-def probe(answer: Callable[..., Any], seed: int, adapters: dict[str, tuple[Tensor, Tensor]], alpha: float) -> dict[str, Any]:
+def probe(
+    answer: Callable[..., Any], seed: int, adapters: dict[str, tuple[Tensor, Tensor]], alpha: float
+) -> dict[str, Any]:
     """Lets the answer write into a new folder, then lets peft load that folder onto a fresh base."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent, "adapters", "mine")
@@ -210,5 +220,5 @@ def read_back(folder: Path, seed: int) -> dict[str, Any]:
 @exercise.oracle
 def oracle(seed: int, adapters: dict[str, tuple[Tensor, Tensor]], alpha: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        adapt_with_peft(tiny_llama(seed), adapters, alpha).save_pretrained(folder)
+        adapt_with_peft(tiny_llama(seed), adapters, alpha).save_pretrained(folder, save_embedding_layers=False)
         return read_back(Path(folder), seed)

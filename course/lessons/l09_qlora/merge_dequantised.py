@@ -28,7 +28,8 @@ exercise = Exercise(
     forbidden=("peft",),
     seconds=20.0,
     seconds_reason="importing peft and bitsandbytes cold takes 5 to 10 seconds",
-    library_note="`merge_and_unload()` on a 4-bit model in peft adds the update to the decoded weight, as you do, but then "
+    library_note="`merge_and_unload()` on a 4-bit model in peft adds the update to the decoded weight, as you "
+    "do, but then "
     "encodes the sum in NF4 again, and the rounding swallows part of the update (it warns: 'Merge lora module to "
     "4-bit linear may get different generations due to rounding errors'). To ship, decode, merge in 16 bits, then "
     "quantise the result with your serving stack's own method and measure again.",
@@ -74,7 +75,8 @@ def onto_original(packed, dequantise, original, lora_a, lora_b, alpha):
 
 
 @exercise.misconception(
-    hint="Your merged weight has only 16 levels per block: you encoded the sum in 4 bits again. The update is smaller than "
+    hint="Your merged weight has only 16 levels per block: you encoded the sum in 4 bits again. The "
+    "update is smaller than "
     "NF4's steps and is mostly rounded away."
 )
 def quantised_again(packed, dequantise, original, lora_a, lora_b, alpha):
@@ -84,14 +86,14 @@ def quantised_again(packed, dequantise, original, lora_a, lora_b, alpha):
     return dequantize_4bit(*quantize_4bit(merged, quant_type="nf4"))
 
 
-@exercise.misconception(hint="The update is too large or too small by a constant factor: LoRA scales it by alpha / rank.")
+@exercise.misconception(
+    hint="The update is too large or too small by a constant factor: LoRA scales it by alpha / rank."
+)
 def scale_forgotten(packed, dequantise, original, lora_a, lora_b, alpha):
     return dequantise(packed) + lora_b @ lora_a
 
 
-@exercise.misconception(
-    hint="This is the decoded base weight alone: the adapter is missing from it."
-)
+@exercise.misconception(hint="This is the decoded base weight alone: the adapter is missing from it.")
 def adapter_dropped(packed, dequantise, original, lora_a, lora_b, alpha):
     return dequantise(packed)
 
@@ -141,9 +143,7 @@ def oracle(original, lora_a, lora_b, alpha):
     base.weight = bitsandbytes.nn.Params4bit(original, requires_grad=False, quant_type="nf4")
     model = nn.ModuleDict({"base": base.to("cpu")})
     model.is_loaded_in_4bit = True
-    layer = inject_adapter_in_model(
-        LoraConfig(r=len(lora_a), lora_alpha=alpha, target_modules=["base"]), model
-    )["base"]
+    layer = inject_adapter_in_model(LoraConfig(r=len(lora_a), lora_alpha=alpha, target_modules=["base"]), model)["base"]
     with torch.no_grad():
         layer.lora_A["default"].weight.copy_(lora_a)
         layer.lora_B["default"].weight.copy_(lora_b)

@@ -1,4 +1,4 @@
-"""NF4 bytes to weights: nibbles, a codebook, block maxima that are quantised themselves (Dettmers et al. 2023, section 3).
+"""NF4 bytes to weights: nibbles, a codebook, block maxima quantised in turn (Dettmers et al. 2023, section 3).
 
 Worked number: byte 0x7F holds codes 7 and 15, codebook values 0.0 and 1.0; with a block maximum of 0.05 the two
 weights are 0.0 and 0.05.
@@ -186,9 +186,7 @@ def oracle(packed, shape, codebook, absmax, nested, block_size, nested_block_siz
 
     inner = None
     if nested is not None:
-        inner = QuantState(
-            nested["absmax"], code=nested["codebook"], blocksize=nested_block_size, dtype=torch.float32
-        )
+        inner = QuantState(nested["absmax"], code=nested["codebook"], blocksize=nested_block_size, dtype=torch.float32)
     even_count = 2 * packed.numel()
     state = QuantState(
         absmax,

@@ -31,9 +31,10 @@ exercise = Exercise(
     seconds=20.0,
     seconds_reason="importing transformers, peft and bitsandbytes cold takes 5 to 10 seconds",
     mutates=True,
-    library_note="peft does the same, and also knows GPTQ, AWQ, HQQ, EETQ and torchao models, which must not be cast. "
-    "It leaves the casting of the head's output to you; the float32 copies of embedding and head of a large "
-    "vocabulary can be a gigabyte, which is why some recipes skip the cast and keep only the norms in float32.",
+    library_note="peft does the same, and also knows GPTQ, AQLM, HQQ, EETQ and torchao models, which must not be cast. "
+    "(Today's transformers lets gradients in when you switch checkpointing on; older ones did not, so peft asks for "
+    "both.) With a large vocabulary the float32 embedding can be a gigabyte or more, which is why some recipes skip "
+    "the cast and keep only the norms in float32.",
     interview="Why must the embedding's output require a gradient when a frozen model is trained with checkpointing?",
 )
 
@@ -56,7 +57,7 @@ def prepare_for_kbit(model: PreTrainedModel) -> PreTrainedModel:
         if parameter.dtype in (torch.float16, torch.bfloat16):
             parameter.data = parameter.data.float()
     model.enable_input_require_grads()
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     return model
 
 
@@ -68,21 +69,20 @@ def by_module(model):
             if parameter is not None and parameter.is_floating_point():
                 parameter.data = parameter.data.to(torch.float32)
     model.get_input_embeddings().register_forward_hook(lambda _, __, output: output.requires_grad_(True))
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     return model
 
 
-def prepare(model, freeze=True, cast=True, checkpoint=True, let_gradients_in=True):
+def prepare(model, freeze=True, cast=True, checkpoint=True):
     """All steps, each of which can be left out, for the wrong answers below."""
     for name, parameter in model.named_parameters():
         if freeze:
             parameter.requires_grad = False
-        if cast is True and parameter.dtype == torch.float16 or cast == "norms" and "norm" in name:
+        if parameter.is_floating_point() and (cast is True or (cast == "norms" and "norm" in name)):
             parameter.data = parameter.data.float()
-    if let_gradients_in:
-        model.enable_input_require_grads()
+    model.enable_input_require_grads()
     if checkpoint:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     return model
 
 
@@ -110,7 +110,7 @@ def packed_bytes_cast(model):
         parameter.requires_grad = False
         parameter.data = parameter.data.float()
     model.enable_input_require_grads()
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     return model
 
 
@@ -123,11 +123,17 @@ def embeddings_still_trained(model):
 
 
 @exercise.misconception(
-    hint="The embedding's output requires no gradient. With every base parameter frozen, a checkpointed layer sees no "
-    "input that needs one and the adapters' gradients are lost."
+    hint="The head has come loose from the embedding: they shared one weight, and you gave each module a "
+    "new parameter of "
+    "its own. Change the parameter's `.data` and the sharing survives."
 )
-def no_gradient_at_the_entrance(model):
-    return prepare(model, let_gradients_in=False)
+def head_untied(model):
+    model.requires_grad_(False)
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.is_floating_point():
+                setattr(module, name, torch.nn.Parameter(parameter.float(), requires_grad=False))
+    return prepare(model)
 
 
 @exercise.misconception(
@@ -144,10 +150,12 @@ def describe(model, before: dict) -> dict:
     return {
         "dtypes": {name: str(value.dtype) for name, value in model.named_parameters()},
         "trainable": [name for name, value in model.named_parameters() if value.requires_grad],
-        "gradient_checkpointing": bool(model.is_gradient_checkpointing),
+        "gradient_checkpointing": bool(model.is_activation_checkpointing),
         "embedding_output_requires_grad": bool(embedded.requires_grad),
+        "head_shares_embedding": model.lm_head.weight is model.get_input_embeddings().weight,
         "values_unchanged": all(
-            torch.equal(value.data.float(), before[name].float()) for name, value in model.named_parameters()
+            torch.equal(dict(model.named_parameters())[name].data.float(), value.float())
+            for name, value in before.items()
         ),
     }
 

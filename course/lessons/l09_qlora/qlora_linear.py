@@ -143,7 +143,9 @@ class TrainedBase(Skeleton):
         return self.weight
 
 
-@exercise.misconception(hint="The correction is too large or too small by a constant factor: the scale is alpha / rank.")
+@exercise.misconception(
+    hint="The correction is too large or too small by a constant factor: the scale is alpha / rank."
+)
 class ScaleIsAlpha(Skeleton):
     def __init__(self, in_features, out_features, packed, dequantise, rank, alpha):
         super().__init__(in_features, out_features, packed, dequantise, rank, alpha)
@@ -162,7 +164,8 @@ class FrozenPartWithoutGraph(Skeleton):
 
 
 @exercise.misconception(
-    hint="Your adapters take the dtype of 16 bits. Small updates vanish in the few digits of a 16-bit number: keep A and B "
+    hint="Your adapters take the dtype of 16 bits. Small updates vanish in the few digits of a 16-bit "
+    "number: keep A and B "
     "in float32, as peft does, and cast around them."
 )
 class HalfPrecisionAdapters(Skeleton):

@@ -112,7 +112,8 @@ def transposed_gradient(x, packed, dequantise):
 
 
 @exercise.misconception(
-    hint="Your result comes back in float32 whatever x was, so the next layer works in 32 bits again. Bring the decoded "
+    hint="Your result comes back in float32 whatever x was, so the next layer works in 32 bits again. "
+    "Bring the decoded "
     "weight to the dtype of x before the product."
 )
 def always_float32(x, packed, dequantise):
@@ -171,9 +172,7 @@ def oracle(weight, x, gradient, dtype):
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     compute_dtype = getattr(torch, dtype)
-    decoded = dequantize_4bit(
-        *quantize_4bit(weight.to(compute_dtype), quant_type="nf4", compress_statistics=True)
-    )
+    decoded = dequantize_4bit(*quantize_4bit(weight.to(compute_dtype), quant_type="nf4", compress_statistics=True))
     x = x.to(compute_dtype).requires_grad_(True)
     y = nn.functional.linear(x * 2, decoded)
     (y * gradient.to(compute_dtype)).sum().backward()

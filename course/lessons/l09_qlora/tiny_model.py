@@ -1,4 +1,5 @@
-"""A two-layer random Llama, in 4 bits or not: small enough for a check, real enough for transformers, peft, bitsandbytes."""
+"""A two-layer random Llama, in 4 bits or not: small enough for a check, real enough for "
+"transformers, peft, bitsandbytes."""
 
 from __future__ import annotations
 
@@ -51,9 +52,7 @@ def _quantise_linears(model: Any) -> None:
     from torch import nn
 
     linears = [
-        (name, layer)
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear) and name != "lm_head"
+        (name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name != "lm_head"
     ]
     for name, linear in linears:
         four_bit = bitsandbytes.nn.Linear4bit(

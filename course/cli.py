@@ -1,0 +1,112 @@
+"""The learner's commands: `course doctor`, `course lab`, `course model`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from course.device import ProfileError
+from course.model_source import BaseModelError
+from course.workspace import WorkspaceError
+
+
+class KnownErrors(TyperGroup):
+    """A command group that shows the course's own errors as one message and exit status 1, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (BaseModelError, ProfileError, WorkspaceError) as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(cls=KnownErrors, no_args_is_help=True, help="Fine-tune LLMs: set up, open the lessons, see progress.")
+model_app = typer.Typer(no_args_is_help=True, help="The base model: where it is, whether it is whole, make it again.")
+app.add_typer(model_app, name="model")
+
+WorkspaceOption = Annotated[
+    Path | None, typer.Option(help="Your notebooks' folder [default: COURSE_WORKSPACE, else workspace/ in the project]")
+]
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
+    """Show what this machine can do, and what to do about what it cannot. Exit status 1 if the course cannot run."""
+    from course.doctor import examine, show_findings
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([finding.to_dict() for finding in findings], indent=1))
+    else:
+        show_findings(findings)
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def lab(
+    workspace: WorkspaceOption = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 for any free one [default: first free from 8888]")] = None,
+    browser: Annotated[bool, typer.Option(help="Open a browser window, where there is a display.")] = True,
+) -> None:
+    """Prepare the base model and your workspace, then open JupyterLab on the first lesson."""
+    from course.base_model import base_model_folder
+    from course.cpu_bfloat16 import cpu_bfloat16_usable
+    from course.lab import run_lab
+    from course.workspace import sync_workspace, workspace_folder
+
+    base_model_folder()
+    cpu_bfloat16_usable()  # asked here once, so that no kernel started from here has to
+    report = sync_workspace(workspace_folder(workspace))
+    typer.echo(f"Workspace: {report.folder}")
+    for verb, names in (("New", report.copied), ("Updated (you had not edited it)", report.updated)):
+        for name in names:
+            typer.echo(f"  {verb}: {name}")
+    for name in report.kept:
+        typer.echo(f"  Kept yours: {name}. A newer version exists; rename yours and start again to get it.")
+
+    def announce(address: str) -> None:
+        typer.echo(f"\nJupyterLab is ready: {address}\nStop it with Ctrl-C.")
+
+    raise typer.Exit(run_lab(report.folder, port, browser, announce))
+
+
+@model_app.command("path")
+def model_path() -> None:
+    """Print the base model's folder, or its hub id when COURSE_MODEL names one."""
+    from course.base_model import base_model_folder
+
+    typer.echo(base_model_folder())
+
+
+@model_app.command("verify")
+def model_verify() -> None:
+    """Compare every byte of the bundled model and of its converted folder with their checksums."""
+    from course.model_cache import problem_with_folder
+    from course.model_conversion import converted_folder
+    from course.model_source import bundled_source, verify_source
+
+    source = bundled_source()
+    verify_source(source)
+    folder = converted_folder(source)
+    if problem := problem_with_folder(folder, check_hashes=True):
+        raise BaseModelError(f"{problem}. Make it again with: course model convert")
+    typer.echo(f"{source.path.name} and {folder} are whole.")
+
+
+@model_app.command("convert")
+def model_convert() -> None:
+    """Convert the bundled model again, replacing the converted folder."""
+    from course.base_model import convert_again
+
+    typer.echo(convert_again())
+
+
+if __name__ == "__main__":
+    app()

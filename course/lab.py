@@ -1,0 +1,113 @@
+"""Start JupyterLab on the learner's workspace and say where it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+from course.workspace import WorkspaceError, first_lesson
+
+FIRST_PORT = 8888
+PORTS_TRIED = 50
+START_TIMEOUT_SECONDS = 90
+POLL_SECONDS = 0.1
+STOP_TIMEOUT_SECONDS = 20
+
+
+def run_lab(folder: Path, port: int | None, browser: bool, announce: Callable[[str], None]) -> int:
+    """Run JupyterLab in the foreground and return its exit status; `announce` is told its address once it answers.
+
+    port None means the first free one from 8888, 0 any free one. Raises WorkspaceError when JupyterLab does not start.
+    """
+    environment = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1"}  # the kernel of this environment, not the user's
+    process = subprocess.Popen(lab_command(folder, free_port(port), browser), cwd=folder, env=environment)
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        server = _wait_until_ready(process)
+        page = f"lab/tree/{quote(lesson)}" if (lesson := first_lesson(folder)) else "lab"
+        announce(f"{server['url']}{page}?token={server['token']}")
+        return process.wait()
+    except KeyboardInterrupt:
+        return process.wait(STOP_TIMEOUT_SECONDS)  # Ctrl-C reached JupyterLab too, and it is closing its kernels
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(STOP_TIMEOUT_SECONDS)
+
+
+def lab_command(folder: Path, port: int, browser: bool) -> list[str]:
+    """The command that starts JupyterLab with this very Python, so that its kernels have the course's packages."""
+    lesson = first_lesson(folder)
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        f"--ServerApp.root_dir={folder}",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        "--ServerApp.answer_yes=True",  # Ctrl-C stops at once instead of asking
+        "--Application.log_level=WARN",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.news_url=None",
+    ]
+    if lesson:
+        command.append(f"--LabApp.default_url=/lab/tree/{quote(lesson)}")
+    if not browser or not has_display():
+        command.append("--no-browser")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    return command
+
+
+def has_display() -> bool:
+    """Whether a browser window could open here."""
+    if not sys.platform.startswith("linux"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def free_port(port: int | None) -> int:
+    """The port to use: the one asked for if it is free, any free one for 0, the first free one from 8888 for None.
+
+    Raises WorkspaceError when the port asked for is taken.
+    """
+    candidates = range(FIRST_PORT, FIRST_PORT + PORTS_TRIED) if port is None else [port]
+    for candidate in candidates:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", candidate))
+            except OSError:
+                continue
+            return probe.getsockname()[1]
+    taken = f"Port {port} is" if port is not None else f"Ports {FIRST_PORT} to {FIRST_PORT + PORTS_TRIED - 1} are"
+    raise WorkspaceError(f"{taken} already in use. Choose any free one with: course lab --port 0")
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes]) -> dict[str, str]:
+    """What JupyterLab writes about itself once it listens: `url`, `token` and more."""
+    from jupyter_core.paths import jupyter_runtime_dir
+
+    server_file = Path(jupyter_runtime_dir()) / f"jpserver-{process.pid}.json"
+    give_up_at = time.monotonic() + START_TIMEOUT_SECONDS
+    while time.monotonic() < give_up_at:
+        if process.poll() is not None:
+            raise WorkspaceError(
+                f"JupyterLab stopped while starting (exit status {process.returncode}); its own message is above. "
+                "See what this machine lacks with: course doctor"
+            )
+        try:
+            return json.loads(server_file.read_text())
+        except (FileNotFoundError, ValueError):  # not there yet, or half written
+            time.sleep(POLL_SECONDS)
+    raise WorkspaceError(
+        f"JupyterLab did not answer within {START_TIMEOUT_SECONDS} seconds. Try again: course lab --port 0"
+    )

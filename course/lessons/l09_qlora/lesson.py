@@ -1,0 +1,735 @@
+# %% [markdown]
+r"""
+# QLoRA, for real
+
+*About 150 minutes for you. The notebook itself runs for about 20 minutes on two CPU cores, up to 10 of them
+training.*
+
+You will take apart what QLoRA does to a model, piece by piece, and check each piece against the library that people
+use in production. Then you fine-tune a real language model on 4-bit weights, ask it 359 questions that were written
+by hand, and say how much it gained, with an interval.
+
+**Why this matters on the job.** Most teams do not fine-tune on eight H100s. They have one GPU, and a model that
+does not fit on it in 16 bits. QLoRA (Dettmers et al. 2023) is the usual way out: it fine-tuned a
+65-billion-parameter model on one 48 GB card. It is also where silent faults live: a merge onto the wrong weights,
+an optimizer that eats the memory you had saved, a layer that quietly keeps a 16-bit copy. You will meet all three
+here.
+
+Words used below. **Quantise**: store numbers with fewer bits, as codes. **Dequantise** or **decode**: turn codes back
+into numbers. **Frozen**: never updated in training. **Adapter**: the small trained matrices A and B of LoRA, from the
+lesson before.
+"""
+
+# %%
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from course.base_model import load_base_model
+from course.device import device_profile
+from grader import check, hint, progress, reset, solution, use
+
+plt.rcParams.update({"figure.facecolor": "white", "axes.facecolor": "white", "figure.figsize": (7, 3)})
+profile = device_profile()
+print(f"{profile.name}: {profile.model} in {profile.dtype}")
+
+# %% [markdown]
+r"""
+## 1. Predict before you run
+
+The base model has 134.5 million parameters: 106.2 million in the linear layers of its blocks, 28.3 million in the
+embedding (which is also the head) and the norms. bitsandbytes stores linear layers in 4 bits and leaves everything
+else in 16.
+
+Write down two guesses before you run the next cell:
+
+1. How many megabytes (10⁶ bytes) does the model take in 16 bits, and how many in 4?
+2. How many bits does one 4-bit weight *really* cost, all bookkeeping included?
+"""
+
+
+# %%
+def quantisation_bytes(model) -> int:
+    """Bytes of block maxima and their scales, which get_memory_footprint() does not count."""
+    states = [getattr(parameter, "quant_state", None) for parameter in model.parameters()]
+    return sum(s.absmax.nbytes + s.state2.absmax.nbytes + s.offset.nbytes for s in states if s is not None)
+
+
+plain, tokenizer = load_base_model()
+four_bit, _ = load_base_model(quantize="nf4")
+linear_weights = sum(
+    math.prod(parameter.quant_state.shape) for parameter in four_bit.parameters() if hasattr(parameter, "quant_state")
+)
+codes = sum(parameter.nbytes for parameter in four_bit.parameters() if hasattr(parameter, "quant_state"))
+maxima = quantisation_bytes(four_bit)
+print(f"as loaded, {plain.dtype}: {plain.get_memory_footprint(return_buffers=False) / 1e6:7.1f} MB")
+print(f"4-bit:               {(four_bit.get_memory_footprint(return_buffers=False) + maxima) / 1e6:7.1f} MB")
+print(f"  of that, codes of linear layers {codes / 1e6:.1f} MB, their block maxima {maxima / 1e6:.1f} MB")
+print(f"bits for each of {linear_weights:,} linear weights: {8 * (codes + maxima) / linear_weights:.3f}")
+
+# %% [markdown]
+r"""
+Two things to take along. For a small model the embedding is half of what is left, so "4-bit" is not a quarter of
+16-bit. For a model of 8 billion parameters it nearly is, because the linear layers are 90 % of the weights and more.
+
+## 2. What four bits hold
+
+Four bits make 16 codes. Which 16 numbers should they stand for? Weights of a trained layer look like draws from a
+normal distribution, so evenly spaced numbers waste codes on the thin tails. **NF4** (4-bit NormalFloat) puts its 16
+values at quantiles of the normal distribution, so that each code is used about equally often, with 0 among them
+exactly, and -1 and 1 at the ends.
+
+A single large weight must not stretch the scale for the whole matrix. So the matrix is read row by row as one long
+line and cut into **blocks of 64** weights. Each block is divided by its largest absolute value, its **absmax**:
+
+```
+weights        0.013  -0.041   0.002  ...   0.027      64 of them, absmax 0.041
+divided        0.317  -1.000   0.049  ...   0.659      now within [-1, 1]
+nearest code      11       0       8  ...      14      4 bits each, two to a byte:  byte = first << 4 | second
+```
+
+One float32 absmax for 64 weights costs 32/64 = 0.5 bits a weight. **Double quantisation** stores these maxima in 8
+bits, too: their mean (the *offset*) is taken away, they are cut into blocks of 256, and each such block keeps one
+float32 scale. That leaves 8/64 + 32/(64 · 256) = 0.127 bits a weight, and 4.127 in all, which is what you just
+measured. The 8-bit codes index a table of 256 values that lie densely around 0.
+
+The next cell draws one real layer and the 16 values, and compares the rounding error with that of 16 evenly spaced
+ones.
+"""
+
+# %%
+from bitsandbytes.functional import dequantize_4bit, get_4bit_type
+
+layer_name = "model.layers.12.mlp.gate_proj"
+weight = plain.get_submodule(layer_name).weight.detach().float().cpu()
+blocks = weight.reshape(-1, 64)
+scaled = (blocks / blocks.abs().amax(dim=1, keepdim=True)).flatten()
+nf4_values = get_4bit_type("nf4", device="cpu")
+
+figure, axis = plt.subplots()
+axis.hist(scaled.numpy(), bins=200, color="#9db8d9", density=True)
+for value in nf4_values.tolist():
+    axis.axvline(value, color="#b03a2e", linewidth=1)
+axis.set(title=f"{layer_name}: weights / absmax of their block, and the 16 NF4 values", yticks=[])
+plt.show()
+
+for name, values in {"16 evenly spaced values": torch.linspace(-1, 1, 16), "NF4": nf4_values}.items():
+    borders = (values[1:] + values[:-1]) / 2
+    error = values[torch.bucketize(scaled, borders)] - scaled
+    print(f"{name:>24}: root mean square error {error.square().mean().sqrt():.4f} of the block's maximum")
+
+# %% [markdown]
+r"""
+Now the way back. You get the bytes and everything the bookkeeping says, and you return the weights. Mind that
+blocks run on over the ends of rows, and that the first weight of a byte sits in its *high* four bits.
+
+Write it on the flat line of weights first and give it its shape at the end.
+"""
+
+# %% exercise="nf4_dequantise"
+
+# %% [markdown]
+r"""
+**The library, live.** Your function on every linear layer of the real model, against bitsandbytes' own kernel. Not
+"close": equal, bit for bit. (Should a layer differ, the line below says which.)
+"""
+
+# %%
+nf4_dequantise = use("nf4_dequantise")
+
+
+def nested_parts(state) -> dict[str, Tensor]:
+    """bitsandbytes' quantisation state under the names of the exercise."""
+    return {"codebook": state.state2.code, "absmax": state.state2.absmax, "offset": state.offset}
+
+
+different = []
+quantised_layers = [(n, p) for n, p in four_bit.named_parameters() if hasattr(p, "quant_state")]
+for name, parameter in quantised_layers:
+    state = parameter.quant_state
+    mine = nf4_dequantise(parameter.data, tuple(state.shape), state.code, state.absmax, nested_parts(state))
+    if not torch.equal(mine.to(state.dtype), dequantize_4bit(parameter.data, state)):
+        different.append(name)
+print(f"{len(quantised_layers) - len(different)} of {len(quantised_layers)} layers equal to the last bit", different)
+
+# %% [markdown]
+r"""
+What did rounding cost the *model*? Perplexity on a few sentences is a quick look; the run at the end is the real
+answer.
+"""
+
+# %%
+text = (
+    "A database is an organised collection of data. A query asks it a question, and the answer is a table. "
+    "To count the rows that satisfy a condition, a filter is applied first and the remaining rows are counted."
+)
+ids = tokenizer(text, return_tensors="pt").input_ids.to(plain.device)
+for name, model in {f"{profile.dtype} weights": plain, "NF4 weights": four_bit.train()}.items():
+    with torch.no_grad():
+        loss = model(input_ids=ids, labels=ids).loss.item()
+    print(f"{name:>16}: loss {loss:.3f}, perplexity {math.exp(loss):.2f}")
+
+# %% [markdown]
+r"""
+Worse, but not broken. QLoRA's bet is that the adapter, trained in full precision *on top of the rounded weights*,
+makes up for it (Dettmers et al. 2023, section 4, found no loss against 16-bit fine-tuning). Remember "on top of the
+rounded weights": section 8 turns on it.
+
+## 3. The QLoRA layer
+
+$$ y \;=\; \underbrace{x \, \mathrm{dequantise}(W_4)^\top}_{\text{frozen, 4 bits in memory}} \;+\;
+\underbrace{\tfrac{\alpha}{r}\,(x A^\top) B^\top}_{\text{trained, float32}} $$
+
+```
+            x  (16 bits)
+            │
+     ┌──────┴───────────────┐
+     │                      │
+ W4 bytes ─ decode ─ x·Wᵀ   A (r × in)     ← float32, gets gradients
+     │   (for a moment)     │
+     │                      B (out × r)    ← float32, gets gradients, starts at 0
+     │                      │  · α/r
+     └────────── + ─────────┘
+                 y  (16 bits)
+```
+
+Three number formats live in one layer: **4 bits** to store the frozen weight, **16 bits** to compute with it, **32
+bits** for what is trained. A step of size 10⁻⁴ on a weight near 1 is lost in bfloat16, which keeps 8 significant
+bits; that is why A and B stay in float32.
+
+Your layer gets the bytes and a decode function. Keep the bytes; decode in every `forward`; let the decoded weight go.
+"""
+
+# %% exercise="qlora_linear"
+
+# %% [markdown]
+r"""
+**Your two parts together on real numbers.** Your layer with *your* decoder, and peft's layer around bitsandbytes'
+4-bit layer, with the same A and B, on the same input. We ask bitsandbytes in training mode, where it decodes as you
+do. In evaluation mode, on a CPU with bfloat16 instructions, it switches to a faster kernel that computes in
+bfloat16 whatever it is given; the last line shows how far that goes.
+"""
+
+# %%
+import copy
+
+from peft import LoraConfig, inject_adapter_in_model
+
+QloraLinear = use("qlora_linear")
+base_layer = copy.deepcopy(four_bit.get_submodule(layer_name)).cpu().train()
+base_layer.compute_dtype = torch.float32
+state = base_layer.weight.quant_state
+holder = nn.ModuleDict({"layer": base_layer})
+holder.is_loaded_in_4bit = True
+theirs = inject_adapter_in_model(LoraConfig(r=16, lora_alpha=32, target_modules=["layer"]), holder)["layer"]
+
+
+def decode(packed: Tensor) -> Tensor:
+    """The NF4 decoder of section 2 with this layer's bookkeeping."""
+    return (
+        nf4_dequantise(packed, tuple(state.shape), state.code, state.absmax, nested_parts(state))
+        .to(state.dtype)
+        .float()
+    )
+
+
+random = torch.Generator().manual_seed(0)
+mine = QloraLinear(theirs.in_features, theirs.out_features, base_layer.weight.data, decode, rank=16, alpha=32)
+with torch.no_grad():
+    for own, other in ((mine.lora_a, theirs.lora_A["default"]), (mine.lora_b, theirs.lora_B["default"])):
+        own.copy_(torch.randn(own.shape, generator=random) * 0.02)
+        other.weight = nn.Parameter(own.detach().clone())
+    x = torch.randn(4, theirs.in_features, generator=random)
+    decoded_path = theirs(x)
+    print(f"largest difference, mine and peft + bitsandbytes: {(mine(x) - decoded_path).abs().max():.2e}")
+    print(f"bitsandbytes in evaluation mode against itself:   {(theirs.eval()(x) - decoded_path).abs().max():.2e}")
+
+# %% [markdown]
+r"""
+A difference of 0 in the second line means that your processor or GPU has no such extra kernel. Where it has one,
+there is a trap behind it (seen with bitsandbytes 0.50.2): the layer repacks its bytes in place at the first call in
+evaluation mode, and the repacked layer passes **no gradient** to the layers below. *Evaluate a 4-bit model on such
+a CPU, then train that same model, and most adapters get wrong gradients, with at most one warning.* So load afresh
+before you train. The run below does.
+
+## 4. Broken code: the 4-bit layer that keeps 16-bit weights
+
+Somebody on your team measured memory with the layer of section 3 and found no saving at all during training. Every
+output is right. The code is the obvious one:
+
+```python
+def recomputed_linear(x, packed, dequantise):
+    weight = dequantise(packed).to(x.dtype)
+    return x @ weight.T
+```
+
+*Predict before you run:* this model has 30 blocks with 7 linear layers each. After one forward pass, before
+backward, how many decoded weights are alive at the same time?
+"""
+
+
+# %%
+def naive_linear(x: Tensor, packed: Tensor, dequantise) -> Tensor:
+    """The code above."""
+    return x @ dequantise(packed).to(x.dtype).T
+
+
+def decoded_megabytes_kept(linear) -> float:
+    """Run x through all 30 down-projections and back up; how much decoded weight waits for the backward pass?"""
+    from torch.multiprocessing.reductions import StorageWeakRef
+
+    made = []
+
+    def counted(parameter):
+        decoded = dequantize_4bit(parameter.data, parameter.quant_state)
+        made.append((StorageWeakRef(decoded.untyped_storage()), decoded.nbytes))
+        return decoded
+
+    x = torch.randn(2, 1536, device=plain.device, dtype=torch.float32, requires_grad=True)
+    value = x
+    for layer in four_bit.model.layers:
+        packed = layer.mlp.down_proj.weight
+        value = F.pad(linear(value, packed, counted), (0, 1536 - 576))
+    kept = sum(size for storage, size in made if not storage.expired())
+    value.sum().backward()
+    return kept / 1e6
+
+
+print(f"obvious code: {decoded_megabytes_kept(naive_linear):.1f} MB of decoded weights wait (30 layers of 210)")
+
+# %% [markdown]
+r"""
+Autograd needs the weight once more, for the gradient of x, and so it keeps every one of them from forward to
+backward: the whole model, decoded, at once. Mend `recomputed_linear`. Same outputs, same gradient of x, nothing
+decoded left waiting.
+"""
+
+# %% exercise="recomputed_linear"
+
+# %%
+recomputed_linear = use("recomputed_linear")
+print(f"mended:       {decoded_megabytes_kept(recomputed_linear):.1f} MB of decoded weights wait")
+
+# %% [markdown]
+r"""
+## 5. Prepare the model
+
+Before adapters go on, a 4-bit model needs four things, which peft bundles in `prepare_model_for_kbit_training`:
+
+1. **Freeze** everything. The adapters come later and bring their own trainable parameters.
+2. **Small parameters to float32.** Norms divide by a root of a mean of squares; in 16 bits that loses digits.
+3. **Gradient checkpointing**: keep only each block's input, and compute the block's inside again in backward. It
+   trades about a third more computing for most of the activation memory. (The same trade as in section 4, one size
+   up.)
+4. **Let gradients in at the bottom.** A checkpointed block is run again only if some input requires a gradient.
+   With a frozen embedding none does, so its output must be told to.
+
+Do it by hand, once, and you know what the call does.
+"""
+
+# %% exercise="prepare_for_kbit"
+
+# %% [markdown]
+r"""
+Is step 2 always worth it? In this model the embedding is 28.3 million parameters: 57 MB in 16 bits, 113 MB in
+float32, more than all 4-bit weights together. Our own training loop therefore leaves it in 16 bits, and says so. A
+recipe is a set of trades, not a law.
+
+## 6. Where the memory goes
+
+| | what | bytes |
+|---|---|---|
+| weights | frozen or trained | 4 (float32), 2 (16 bits), about 0.516 (NF4) for each |
+| adapters | A and B on every linear layer | 4 for each |
+| gradients | of what is *trained* | 4 for each |
+| optimizer | Adam's two moments, of what is *trained* | 8 for each; about 2 in 8 bits |
+| layer inputs | what checkpointing keeps | layers · batch · length · hidden · 2 |
+| logits | one row of the vocabulary for each token | batch · length · vocabulary · 4 |
+
+Write the table as a function. The check does not compare with our formula: it builds small models, quantises them,
+puts adapters on, takes a training step and adds up the bytes that exist.
+"""
+
+# %% exercise="memory_estimate"
+
+# %%
+memory_estimate = use("memory_estimate")
+
+from course.memory_rule import MODEL_SHAPES
+
+
+def estimate(name: str, method: str, optimizer_bits: int = 32, rows: int = 8, length: int = 128) -> dict[str, float]:
+    """Your estimate for a model of `course.memory_rule`, in GB (10^9 bytes)."""
+    shape = MODEL_SHAPES[name]
+    needed = memory_estimate(
+        linear_shapes=[(out, inn) for inn, out in shape.linear_shapes] * shape.layers,
+        other_parameters=shape.embedding_parameters + (2 * shape.layers + 1) * shape.hidden,
+        method=method,
+        rank=16,
+        optimizer_bits=optimizer_bits,
+        layers=shape.layers,
+        hidden_size=shape.hidden,
+        vocabulary=shape.vocabulary,
+        batch_size=rows,
+        sequence_length=length,
+    )
+    return {purpose: size / 1e9 for purpose, size in needed.items()}
+
+
+figure, axes = plt.subplots(1, 2, figsize=(11, 3.2))
+for axis, name in zip(axes, ("SmolLM2-135M-Instruct", "Qwen/Qwen3-8B"), strict=True):
+    table = pd.DataFrame({method: estimate(name, method) for method in ("full", "lora", "qlora")}).T
+    table.plot.barh(stacked=True, ax=axis, legend=axis is axes[1], colormap="tab10")
+    axis.set(title=f"{name}: training, 8 rows of 128 tokens", xlabel="GB")
+axes[1].legend(fontsize=8)
+plt.tight_layout()
+plt.show()
+
+# %% [markdown]
+r"""
+Read the picture twice. For 8 billion parameters, full fine-tuning wants 16 bytes for each parameter, over 130 GB,
+before a single activation; LoRA removes gradients and moments; QLoRA then removes three quarters of what is left,
+the weights. For the small model with its vocabulary of 49,152, the *logits* are a larger item than the weights.
+Shorter rows, smaller micro-batches, or computing logits only where an answer is trained (as our loop does) help
+there, and no quantisation does.
+
+## 7. An optimizer in 8 bits
+
+Adam keeps two running means for each trained parameter: m of the gradient, v of its square. Dettmers et al. (2022)
+store them as you now know: blocks (of 256), an absmax each, and an 8-bit code into a table of 256 values. The table
+is *dynamic*: its values span seven powers of ten, because v does. Every step is
+
+```
+decode m and v to float32  →  an ordinary AdamW step  →  encode m and v again
+```
+
+The update itself uses the exact float32 moments of this step; only what waits for the next step is rounded.
+"""
+
+# %% exercise="adamw_8bit_step"
+
+# %%
+adapter_parameters = MODEL_SHAPES["SmolLM2-135M-Instruct"].adapter_parameters(rank=16)
+for name in ("SmolLM2-135M-Instruct", "Qwen/Qwen3-8B"):
+    for method in ("full", "qlora"):
+        trained = estimate(name, method)["gradients"] / 4
+        print(f"{name:>22}, {method:>5}: moments {8 * trained:7.3f} GB in float32, {2.03 * trained:7.3f} in 8 bits")
+
+# %% [markdown]
+r"""
+Where only adapters are trained, the optimizer is small and 8 bits save little; in full fine-tuning they save 48 GB
+of 65. Use it where it pays.
+
+## 8. Which weights do you merge onto?
+
+To serve the tuned model at full speed you fold the adapter into the weights, as in the lesson before: W + (α/r) B
+A. But which W? There are three candidates, and two of them are what people do by accident:
+
+- **W16 + dW**: the original 16-bit weights, which you can download.
+- **decode(W4) + dW**: the decoded 4-bit weights.
+- **NF4(decode(W4) + dW)**: the same, quantised again. That is what `merge_and_unload()` gives on a 4-bit model.
+
+*Write down your ranking before you go on: which gives the same outputs as the model you trained?* At the end of the
+lesson you will measure it on your own run.
+"""
+
+# %% exercise="merge_dequantised"
+
+# %% [markdown]
+r"""
+## 9. The run
+
+**The task.** The user gives the tables of a database in one line each, and a question. The model answers with one
+SQLite query. An answer counts as right when its query, *executed*, returns the same result as the gold query: text
+is never compared, since two different queries can both be right.
+
+**The data.** 3,600 training questions from a seeded grammar over thousands of made-up schemas. The 359 test
+questions were written by hand: 239 on schemas whose like was in training (*seen*), 120 on three schemas kept out
+entirely (*held-out*).
+
+**The plan**, fixed before any result is seen: the base model is asked *zero-shot* (told what to do) and *few-shot*
+(told, and shown four worked examples). Then it is trained once over the data on 4-bit weights and asked in the
+training format. We report the share of right answers with 95 % bootstrap intervals, and the gain with a paired
+interval: both models answered the same questions, so questions are resampled together.
+
+Everything is in `course/lessons/l09_qlora/run.py`. If the kernel dies, run the cells again: training goes on from
+its last checkpoint, and answers are read from `runs/l09`. Delete a file there to do that part again.
+"""
+
+# %%
+from course.lessons.l09_qlora.run import answers, chosen_recipe, conversations, scored, test_questions, training_rows
+
+plain = four_bit = model = (
+    None  # loaded afresh below: a 4-bit model that has answered in evaluation mode is not to be trained
+)
+recipe = chosen_recipe()
+questions = test_questions(recipe)
+rows = training_rows()
+if recipe.smoke:
+    print("COURSE_SMOKE=1: A FEW STEPS AND A FEW QUESTIONS ONLY. The numbers below mean nothing; this tests the cells.")
+print(f"{len(rows)} training rows, {len(questions)} test questions, results in {recipe.folder}/")
+print(recipe.training)
+for turn in rows[0]:
+    print(f"--- {turn['role']}\n{turn['content']}")
+
+# %% [markdown]
+r"""
+### Before: the base model, told and shown
+
+*Predict:* how many percent will the base model get right, zero-shot and few-shot? (About 1 to 3 minutes each on two
+cores.)
+"""
+
+# %%
+results = []
+for way in ("zero-shot", "few-shot"):
+    texts = answers(way, load_base_model, questions, recipe, f"{way}.jsonl")
+    results.append(scored(way, texts, questions))
+for table in results:
+    print(table["way"][0], table["outcome"].value_counts().to_dict())
+
+# %% [markdown]
+r"""
+### Train
+
+One pass over the rows on NF4 weights with double quantisation, rank 16 on all linear layers, seed fixed. At most 10
+minutes on two cores; the bar shows the loss and the useful tokens per second.
+"""
+
+# %%
+from course.training import add_adapter, train
+
+trainable_base, tokenizer = load_base_model(dtype=recipe.dtype, quantize="nf4")
+model = add_adapter(trainable_base, recipe.training)
+run = train(model, tokenizer, rows, recipe.training, recipe.training_folder)
+print(
+    f"{len(run.losses)} steps, {run.tokens:,} tokens in {run.seconds:.0f} s = {run.tokens_per_second:.0f} tokens/s; "
+    f"{run.trainable_parameters:,} trained parameters; peak memory {run.peak_memory_bytes / 1e9:.2f} GB"
+)
+del model, trainable_base
+
+# %%
+smooth = pd.Series(run.losses).rolling(15, min_periods=1).mean()
+figure, axis = plt.subplots()
+axis.plot(run.losses, color="#c8d3e0", linewidth=1, label="each step")
+axis.plot(smooth, color="#1f4e79", label="mean of 15 steps")
+axis.set(title="Loss on answer tokens", xlabel="optimizer step", ylabel="loss", ylim=(0, None))
+axis.legend()
+plt.show()
+
+# %% [markdown]
+r"""
+**Your estimate against the truth.** On a GPU, `peak_memory_bytes` is what torch allocated; on a CPU, the most this
+whole process ever held, Python, libraries and the models of the sections above included. So on a CPU compare it as
+an upper bound only.
+"""
+
+# %%
+shape_known = Path(profile.model).name == profile.model and profile.model in MODEL_SHAPES
+predicted = estimate(
+    profile.model if shape_known else "SmolLM2-135M-Instruct", "qlora", rows=recipe.training.micro_batch_size
+)
+print({purpose: f"{1000 * size:.0f} MB" for purpose, size in predicted.items()})
+print(f"estimate {sum(predicted.values()):.2f} GB, measured peak {run.peak_memory_bytes / 1e9:.2f} GB")
+
+# %% [markdown]
+r"""
+### After: saved, reloaded, merged
+
+The adapter was saved at the end of training. It is loaded back onto a *fresh* 4-bit base, and merged by the
+function of section 8 into plain weights, which answer faster. First we test that the merged model is the model you
+trained: the logits at every answer token of 16 test questions, and the answers to 24.
+
+Now compare with your ranking from section 8.
+"""
+
+# %%
+from course.generation import generate_batch
+from course.lessons.l09_qlora.comparison import answer_logits
+from course.lessons.l09_qlora.merging import adapted_model, merged_model
+from course.sql import to_messages
+from course.training import merge_adapter
+
+adapted, tokenizer = adapted_model(run.adapter_folder, "float32")
+merged = merged_model(adapted, use("merge_dequantised"), "float32")
+probe_rows = [to_messages(question) for question in questions[:: max(1, len(questions) // 16)][:16]]
+trained_logits = answer_logits(adapted, tokenizer, probe_rows)
+
+
+def onto_16_bit(packed, dequantise, original, lora_a, lora_b, alpha):
+    """W16 + dW: the tempting one."""
+    return original + (lora_b @ lora_a) * (alpha / len(lora_a))
+
+
+gaps = []
+for name, candidate in {
+    "decode(W4) + dW": merged,
+    "W16 + dW": merged_model(adapted, onto_16_bit, "float32"),
+    "NF4(decode(W4) + dW)": merge_adapter(adapted_model(run.adapter_folder, "float32")[0]),
+}.items():
+    logits = answer_logits(candidate, tokenizer, probe_rows)
+    difference = (logits - trained_logits).abs()
+    same_token = (logits.argmax(-1) == trained_logits.argmax(-1)).float().mean().item()
+    gaps.append((name, difference.mean().item(), difference.max().item(), 100 * same_token))
+gaps = pd.DataFrame(gaps, columns=["merge", "mean logit gap", "largest", "same next token, %"]).sort_values(
+    "mean logit gap"
+)
+print(gaps.to_string(index=False))
+
+# %%
+asked = conversations(questions, "tuned")[:: max(1, len(questions) // 24)][:24]
+from_adapter = generate_batch(adapted, tokenizer, asked, recipe.max_new_tokens)
+from_merged = generate_batch(merged, tokenizer, asked, recipe.max_new_tokens)
+equal_answers = sum(one == other for one, other in zip(from_adapter, from_merged, strict=True))
+print(f"adapter on its 4-bit base, and merged model: {equal_answers} of {len(asked)} answers the same to the letter")
+del adapted
+
+# %% [markdown]
+r"""
+### The answer
+
+The merged model now answers all questions.
+"""
+
+# %%
+from course.lessons.l09_qlora.comparison import errors_by_kind, gains, shares, write_result
+
+tuned_file = f"tuned-{run.config_hash}.jsonl"
+texts = answers("tuned", lambda: (merged, tokenizer), questions, recipe, tuned_file)
+everything = pd.concat([*results, scored("tuned", texts, questions)], ignore_index=True)
+accuracy = shares(everything)
+gained = gains(everything, "tuned", ["zero-shot", "few-shot"])
+print("right answers, percent, with 95 % bootstrap interval")
+print(accuracy.round(1).to_string(index=False))
+print("\ngain in percentage points, with paired 95 % interval")
+print(gained.round(1).to_string(index=False))
+
+# %%
+figure, axis = plt.subplots()
+colours = {"seen": "#1f4e79", "heldout": "#d98c3f"}
+for offset, (split, part) in zip((-0.18, 0.18), accuracy.groupby("split", sort=False), strict=True):
+    positions = [index + offset for index in range(len(part))]
+    spans = [part["percent"] - part["low"], part["high"] - part["percent"]]
+    axis.bar(positions, part["percent"], 0.34, color=colours[split], label=f"{split} schemas")
+    axis.errorbar(positions, part["percent"], yerr=spans, fmt="none", ecolor="black", capsize=3)
+axis.set_xticks(range(3), part["way"])
+axis.set(title="Executed answers that are right", ylabel="percent", ylim=(0, 100))
+axis.legend()
+plt.show()
+
+# %% [markdown]
+r"""
+An interval that excludes 0 says the gain is no accident of which questions were asked. It does not say that another
+seed would give the same model, and it does not say that the gap between seen and held-out schemas is a matter of
+the data or of the model. Those are questions for further runs.
+
+### Read the errors
+
+A single number hides what to do next. First by kind of query, then some wrong answers in full. Read at least eight,
+and write one line for each: *what did the model not know?* (a phrase, a column, a join, when to stop)
+"""
+
+# %%
+print(errors_by_kind(everything, "tuned").to_string())
+
+# %%
+wrong = everything[(everything["way"] == "tuned") & ~everything["correct"]]
+for _, row in wrong.sample(min(8, len(wrong)), random_state=0).iterrows():
+    print(f"[{row['split']}, {row['kind']}] {row['question']}")
+    print(f"   gold       {row['gold']}\n   predicted  {row['predicted']}\n   {row['outcome']}: {row['message']}\n")
+
+# %% [markdown]
+r"""
+### Keep the result
+
+The record goes to your workspace, in `runs/l09/result.json`: accuracies, gains, settings, speed, memory, versions.
+It is yours to show; nothing else keeps it.
+"""
+
+# %%
+record = write_result(
+    recipe.folder / "result.json",
+    everything,
+    gained,
+    {
+        "smoke": recipe.smoke,
+        "model": profile.model,
+        "training": recipe.training.to_dict(),
+        "tokens": run.tokens,
+        "training_seconds": round(run.seconds, 1),
+        "tokens_per_second": round(run.tokens_per_second, 1),
+        "peak_memory_bytes": run.peak_memory_bytes,
+        "merge_gaps": gaps.to_dict("records"),
+        "equal_answers_of_merged_model": [equal_answers, len(asked)],
+        "adapter": str(run.adapter_folder),
+    },
+)
+print(f"written: {recipe.folder / 'result.json'}")
+progress()
+
+# %% [markdown]
+r"""
+**Make it yours.** Change *one* thing in the recipe, write down what you expect, run, and compare with paired
+intervals: rank 4 against 16, half the rows, two passes, 16-bit LoRA in place of QLoRA. A new setting gets a folder
+of its own, so nothing you have is overwritten. One honest before-and-after of this kind is worth more in an
+interview than ten notebooks that were run once.
+
+## 10. Interview questions
+
+<details><summary>What is stored for one NF4 weight, and what does double quantisation save?</summary>
+
+A 4-bit code into 16 values placed at quantiles of the normal distribution, and a share of its block's maximum.
+Blocks of 64 with a float32 maximum cost 4.5 bits a weight; with 8-bit maxima in blocks of 256, 4.127. That is 0.37
+bits a weight, about 3 GB for 65 billion parameters.
+</details>
+
+<details><summary>How much memory does fine-tuning a 7B model take: fully, with LoRA, with QLoRA?</summary>
+
+Fully, with Adam in float32: 16 bytes a parameter, 112 GB before activations. LoRA: 14 GB of 16-bit weights, and
+adapters of well under 1 % of the parameters at 16 bytes each. QLoRA: about 4 GB of weights and the same adapters.
+Activations and logits come on top in all three: batch · length decides them, checkpointing cuts them.
+</details>
+
+<details><summary>Onto which weights do you merge a QLoRA adapter?</summary>
+
+Onto the decoded 4-bit weights, in 16 bits or more, since those are what the adapter was trained on; then compare
+logits with the trained model before shipping. Onto the original weights gives a slightly different model that
+nobody evaluated; quantising again rounds part of the update away. If the serving stack needs 4 bits, quantise the
+merged weights and run the whole evaluation again.
+</details>
+
+<details><summary>Why can a correct QLoRA layer still use as much memory as 16-bit LoRA?</summary>
+
+Autograd keeps the decoded weight for the gradient of the layer's input. The layer has to save the bytes and decode
+again in backward, as bitsandbytes does, or sit inside a checkpointed block.
+</details>
+
+<details><summary>When would you not use QLoRA?</summary>
+
+When 16-bit LoRA fits: decoding costs time in every pass, both ways. When most parameters sit outside linear layers.
+When the product must be served in 16 bits anyway and the last point of accuracy matters more than the hardware.
+</details>
+
+<details><summary>Your tuned model gained 60 points. What do you say next?</summary>
+
+On how many questions, with which interval, against which baseline (few-shot, not only zero-shot), on data that is
+separated from training how; which errors are left, by kind; what the gain is on inputs unlike the training data.
+</details>
+
+## What you can now claim
+
+- You can say what each bit of a 4-bit model is for, and decode one to the last bit of the library's result.
+- You can build, check and debug a QLoRA layer, including its memory.
+- You can tell beforehand whether a fine-tune fits, and where the bytes go.
+- You fine-tuned a real model on 4-bit weights, measured it against few-shot prompting with intervals, merged it
+  without changing it, and know what it still gets wrong.
+
+Back: *LoRA from scratch* (adapters, merging). Next: pipelines with TRL, and the ways such runs fail silently.
+"""

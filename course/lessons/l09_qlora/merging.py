@@ -1,0 +1,55 @@
+"""A trained adapter on its 4-bit base, and plain models made from the two by a merge function of your choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from course.base_model import load_base_model
+from course.training import load_adapter
+
+
+def adapted_model(adapter_folder: Path, dtype: str) -> tuple[Any, Any]:
+    """The NF4 base with a saved adapter on it, computing in `dtype`; (model, tokenizer), ready to answer."""
+    base, tokenizer = load_base_model(dtype=dtype, quantize="nf4")
+    return decode_exactly(load_adapter(base, adapter_folder)), tokenizer
+
+
+def decode_exactly(model: Any) -> Any:
+    """Keep bitsandbytes on the path that decodes the weights, also in evaluation mode; returns the model.
+
+    On CPUs with bfloat16 instructions a 4-bit layer in evaluation mode repacks its bytes in place, computes in bfloat16
+    whatever the input's dtype, and passes no gradient any more. Elsewhere this changes nothing.
+    """
+    import bitsandbytes
+
+    for layer in model.modules():
+        if isinstance(layer, bitsandbytes.nn.Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
+    return model
+
+
+def merged_model(adapted: Any, merge: Callable[..., Any], dtype: str) -> Any:
+    """A plain model with `merge(packed, dequantise, original, lora_a, lora_b, alpha)` in every adapted layer.
+
+    `adapted` is left as it is. `dtype` is the dtype the merged weights are kept in.
+    """
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+
+    plain, _ = load_base_model(dtype=dtype)
+    with torch.no_grad():
+        for name, layer in adapted.get_base_model().named_modules():
+            if not hasattr(layer, "lora_A"):
+                continue
+            stored = layer.get_base_layer().weight
+            target = plain.get_submodule(name).weight
+            lora_a, lora_b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+
+            def dequantise(packed: Any, state: Any = stored.quant_state) -> Any:
+                return dequantize_4bit(packed, state).float()
+
+            alpha = layer.scaling["default"] * lora_a.shape[0]
+            target.copy_(merge(stored.data, dequantise, target.float(), lora_a, lora_b, alpha))
+    return plain

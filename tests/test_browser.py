@@ -1,0 +1,218 @@
+"""A learner in a real JupyterLab, in a real browser: wrong answer, its own hint, right answer, progress after a restart.
+
+Screenshots are left in `artifacts/browser/`. Needs a Chromium (`apt-get install chromium`, or CHROMIUM=/path/to/it); where
+there is none the test is skipped, unless REQUIRE_BROWSER=1 says that it must run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from grader.catalogue import find_course
+from grader.source import answer_source, definition_source
+
+ROOT = Path(__file__).resolve().parent.parent
+ARTIFACTS = ROOT / "artifacts" / "browser"
+START_SECONDS = 120
+CELL_SECONDS = 120
+WIDE = {"width": 1280, "height": 900}
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def chromium() -> str:
+    named = os.environ.get("CHROMIUM")
+    found = named or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not found:
+        message = "no Chromium found: apt-get install chromium, or set CHROMIUM to its path"
+        if os.environ.get("REQUIRE_BROWSER") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[str]:
+    """The address that `course lab` prints, working in a fresh workspace."""
+    config = tmp_path / "config"
+    config.mkdir()
+    # Lets the test scroll to a cell by its id, as a learner would by eye; every click and key after that is real.
+    (config / "jupyter_lab_config.py").write_text("c.LabApp.expose_app_in_browser = True\n")
+    environment = {
+        **os.environ,
+        "JUPYTER_CONFIG_DIR": str(config),
+        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
+        "COURSE_WORKSPACE": str(tmp_path / "workspace"),
+    }
+    environment.pop("GRADER_PROGRESS", None)
+    log = (tmp_path / "lab.log").open("w+")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "course.cli", "lab", "--no-browser", "--port", "0"],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    try:
+        yield _address(server, tmp_path / "lab.log")
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(timeout=30)
+        log.close()
+
+
+def _address(server: subprocess.Popen[bytes], log: Path) -> str:
+    import time
+
+    for _ in range(START_SECONDS * 2):
+        found = re.search(r"http://(?:127\.0\.0\.1|localhost):\d+/lab\S*", log.read_text())
+        if found:
+            return found.group(0)
+        assert server.poll() is None, f"course lab stopped:\n{log.read_text()}"
+        time.sleep(0.5)
+    raise AssertionError(f"course lab printed no address in {START_SECONDS} s:\n{log.read_text()}")
+
+
+class Notebook:
+    """One open notebook, driven by clicks and keys."""
+
+    def __init__(self, page: object, lesson: str) -> None:
+        self.page = page
+        self.lesson = lesson
+
+    def open(self, address: str) -> None:
+        token = re.search(r"token=(\w+)", address)
+        base = address.split("/lab")[0]
+        query = f"?reset&token={token.group(1)}" if token else "?reset"
+        self.page.goto(f"{base}/lab/tree/{self.lesson}.ipynb{query}")
+        self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=START_SECONDS * 1000)
+        self.wait_for_kernel()
+
+    def wait_for_kernel(self) -> None:
+        """Until the kernel of the open notebook is idle."""
+        self.page.wait_for_function(
+            "() => { const w = window.jupyterapp.shell.currentWidget;"
+            " return w && w.sessionContext?.session?.kernel?.status === 'idle'; }",
+            timeout=START_SECONDS * 1000,
+        )
+
+    def select(self, which: str) -> None:
+        """Scroll to the cell with this id (or the first code cell with this text) and click into it."""
+        index = self.page.evaluate(
+            """async (which) => {
+                const notebook = window.jupyterapp.shell.currentWidget.content;
+                const isIt = (cell) => cell.model.id === which ||
+                    (cell.model.type === 'code' && cell.model.sharedModel.source.includes(which));
+                const index = notebook.widgets.findIndex(isIt);
+                notebook.deselectAll();
+                notebook.activeCellIndex = index;
+                await notebook.scrollToItem(index, 'center');
+                return index;
+            }""",
+            which,
+        )
+        assert index >= 0, f"no cell {which!r} in {self.lesson}"
+        self.page.locator(".jp-Cell.jp-mod-active .jp-InputArea-editor").click()
+
+    def type_into(self, which: str, text: str) -> None:
+        self.select(which)
+        self.page.keyboard.press("Control+A")
+        self.page.keyboard.insert_text(text)
+
+    def run(self, which: str) -> str:
+        """Shift+Enter in the cell; the text of its output once the kernel is idle again."""
+        self.select(which)
+        self.page.keyboard.press("Control+Enter")
+        self.page.wait_for_timeout(300)
+        self.page.wait_for_function(
+            """() => {
+                const notebook = window.jupyterapp.shell.currentWidget.content;
+                return !notebook.activeCell.model.executionState || notebook.activeCell.model.executionState === 'idle';
+            }""",
+            timeout=CELL_SECONDS * 1000,
+        )
+        self.wait_for_kernel()
+        output = self.page.locator(".jp-Cell.jp-mod-active .jp-Cell-outputArea")
+        return output.inner_text() if output.count() else ""
+
+    def add_below(self, which: str, text: str) -> str:
+        """A new code cell below, filled and run; returns its output."""
+        self.select(which)
+        self.page.keyboard.press("Escape")
+        self.page.keyboard.press("b")
+        self.page.keyboard.press("Enter")
+        self.page.keyboard.insert_text(text)
+        return self.run(text)
+
+    def restart_kernel(self) -> None:
+        self.page.keyboard.press("Escape")
+        self.page.keyboard.press("0")
+        self.page.keyboard.press("0")
+        self.page.locator(".jp-Dialog button.jp-mod-accept").click()
+        self.page.wait_for_timeout(1500)
+        self.wait_for_kernel()
+
+    def picture(self, name: str) -> None:
+        ARTIFACTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=str(ARTIFACTS / f"{name}.png"))
+
+
+def test_learner_is_told_their_mistake_then_passes_and_progress_survives_a_restart(lab: str) -> None:
+    from playwright.sync_api import sync_playwright
+
+    lesson, exercise = find_course().find("lora_linear")
+    name, misconception = next(iter(exercise.misconceptions.items()))
+    # The course's own wrong version builds on the right class: the learner's cell holds both, the wrong one as LoraLinear.
+    right = answer_source(exercise)
+    wrong = right.replace(exercise.answer_name, "Right") + "\n\n\n" + definition_source(exercise, name)
+    wrong = wrong.replace(f"class {name}({exercise.answer_name})", f"class {exercise.answer_name}(Right)")
+    identifier = exercise.id
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium(),
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
+        )
+        page = browser.new_page(viewport=WIDE)
+        page.on("dialog", lambda dialog: dialog.accept())
+        notebook = Notebook(page, lesson.notebook_name.removesuffix(".ipynb"))
+        notebook.open(lab)
+        notebook.picture("1_lesson_opened")
+        notebook.run("from grader import")
+
+        notebook.run(identifier)
+        assert "not started" in notebook.run(f"{identifier}-check")
+
+        notebook.type_into(identifier, wrong)
+        notebook.run(identifier)
+        told = notebook.run(f"{identifier}-check")
+        notebook.picture("2_wrong_answer_and_its_hint")
+        assert misconception.hint.replace("`", "")[:60] in told.replace("\n", " ")
+
+        notebook.type_into(identifier, right)
+        notebook.run(identifier)
+        told = notebook.run(f"{identifier}-check")
+        notebook.picture("3_right_answer")
+        assert "passed" in told
+
+        page.keyboard.press("Control+S")
+        notebook.restart_kernel()
+        notebook.run("from grader import")
+        shown = notebook.add_below(f"{identifier}-check", "progress()  # after the restart")
+        notebook.picture("4_progress_after_restart")
+        row = page.locator(f'.grader-row[data-exercise="{exercise.answer_name}"]')
+        assert row.get_attribute("data-status") == "passed", shown
+
+        page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+        page.wait_for_timeout(1500)
+        notebook.picture("5_dark_theme")
+        browser.close()
