@@ -14,7 +14,14 @@ from course.sql.generate import generate, main
 from course.sql.leakage import heldout_names, leaks, names_in
 from course.sql.schemas import DATA_FOLDER, DataError, schema_from_dict
 from course.sql.stability import result_problem
-from course.sql.validate import checksum_problems, count_problems, gold_problems, id_problems, problems_in
+from course.sql.validate import (
+    checksum_problems,
+    count_problems,
+    gold_problems,
+    id_problems,
+    problems_in,
+    rebuild_problems,
+)
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +115,7 @@ def test_changed_training_row_is_found(copy):
     lines = (copy / "train.jsonl").read_text().splitlines()
     lines[10] = lines[10].replace("SELECT", "SELECT ")
     (copy / "train.jsonl").write_text("\n".join(lines) + "\n")
-    found = problems_in(copy)
-    assert any("train.jsonl is not what seed" in p and "line 11" in p for p in found)
+    assert "train.jsonl is not what seed 7 makes (first difference: line 11)" in rebuild_problems(copy)[0]
 
 
 def test_missing_file_says_how_to_make_it(copy):

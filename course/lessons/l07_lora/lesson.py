@@ -266,8 +266,14 @@ with torch.no_grad():
     own_logits, peft_logits = model(**question).logits, theirs(**question).logits
 difference = (own_logits - peft_logits).abs().max().item()
 print(f"\nlargest difference between your logits and peft's: {difference}")
-assert difference == 0.0, "your layer and peft's differ on the real model"
+assert difference < 0.02 * own_logits.abs().max(), "your layer and peft's differ on the real model"
 del theirs, peft_logits
+
+# %% [markdown]
+r"""
+Zero, if your layer adds and multiplies in the order of the equation above, as peft does. If you chose another
+order, rounding in the last bits shows here, and that is no mistake: the check that you passed allows for it.
+"""
 
 # %% [markdown]
 r"""
@@ -448,7 +454,7 @@ with torch.no_grad():
     difference = (trained_logits - loaded(**question).logits).abs().max().item()
 print(f"adapter: {adapter_bytes / 1e6:.1f} MB (float32), base model: {weights_bytes / 1e6:.0f} MB")
 print(f"peft loads your trained adapter; largest difference of the logits: {difference}")
-assert difference == 0.0
+assert difference < 0.02 * trained_logits.abs().max(), "the adapter that peft loaded is not the one you trained"
 del loaded
 
 # %% [markdown]

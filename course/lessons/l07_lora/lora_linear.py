@@ -191,8 +191,11 @@ def probe(answer: Any, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: fl
     report: dict[str, Any] = start(layer.lora_A, layer.lora_B)
     for name in ("lora_A", "lora_B"):
         parameter = getattr(layer, name)
-        if parameter.shape != given[name].shape:
-            raise ValueError(f"{name} has shape {tuple(parameter.shape)}, wanted {tuple(given[name].shape)}")
+        if not isinstance(parameter, nn.Parameter) or parameter.shape != given[name].shape:
+            wanted = f"an nn.Parameter of shape {tuple(given[name].shape)}"
+            raise ValueError(
+                f"{name} is {type(parameter).__name__} {tuple(getattr(parameter, 'shape', ()))}, not {wanted}"
+            )
         report[f"{name} dtype"] = str(parameter.dtype)
         parameter.data.copy_(given[name])
     return report | run(layer, base, x, given["grad_output"], layer.lora_A, layer.lora_B)

@@ -233,11 +233,7 @@ theirs = inject_adapter_in_model(LoraConfig(r=16, lora_alpha=32, target_modules=
 
 def decode(packed: Tensor) -> Tensor:
     """The NF4 decoder of section 2 with this layer's bookkeeping."""
-    return (
-        nf4_dequantise(packed, tuple(state.shape), state.code, state.absmax, nested_parts(state))
-        .to(state.dtype)
-        .float()
-    )
+    return nf4_dequantise(packed, tuple(state.shape), state.code, state.absmax, nested_parts(state))
 
 
 random = torch.Generator().manual_seed(0)
@@ -288,7 +284,7 @@ def decoded_megabytes_kept(linear) -> float:
     made = []
 
     def counted(parameter):
-        decoded = dequantize_4bit(parameter.data, parameter.quant_state)
+        decoded = dequantize_4bit(parameter.data, parameter.quant_state).float()
         made.append((StorageWeakRef(decoded.untyped_storage()), decoded.nbytes))
         return decoded
 
@@ -490,7 +486,7 @@ cores.)
 # %%
 results = []
 for way in ("zero-shot", "few-shot"):
-    texts = answers(way, load_base_model, questions, recipe, f"{way}.jsonl")
+    texts = answers(way, lambda: load_base_model(dtype=recipe.dtype), questions, recipe, f"{way}.jsonl")
     results.append(scored(way, texts, questions))
 for table in results:
     print(table["way"][0], table["outcome"].value_counts().to_dict())

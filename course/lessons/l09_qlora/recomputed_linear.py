@@ -46,8 +46,8 @@ def recomputed_linear(x: Tensor, packed: Tensor, dequantise: Callable[[Tensor], 
     """x @ W.T with W = dequantise(packed), differentiable in x, and no W alive between forward and backward.
 
     x: (..., in_features) float, may require a gradient.
-    packed: uint8 bytes of W. dequantise(packed) -> float32 (out_features, in_features); costs time, may be called
-        as often as you like.
+    packed: uint8 bytes of W. dequantise(packed) -> W (out_features, in_features), in some float dtype; costs time,
+        may be called as often as you like.
     Returns (..., out_features) in the dtype of x. Backward gives the gradient of x, `gradient @ W`.
     """
 
