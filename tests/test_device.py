@@ -48,7 +48,7 @@ def test_memory_chooses_the_profile(kind: str, free_gib: float, bf16: bool, name
 
 
 def test_an_unknown_device_kind_is_refused() -> None:
-    with pytest.raises(ProfileError, match="'tpu' is not known. Use 'cpu', 'cuda' or 'mps'"):
+    with pytest.raises(ProfileError, match=r"'tpu' is not known. Use 'cpu', 'cuda' or 'mps'"):
         choose_profile("tpu", GIB, True)
 
 
@@ -107,7 +107,7 @@ def test_a_profile_decides_which_model_is_loaded(monkeypatch: pytest.MonkeyPatch
 def test_an_unknown_profile_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, "cpu", 16 * GIB)
     monkeypatch.setenv("COURSE_PROFILE", "gpu")
-    with pytest.raises(ProfileError, match="COURSE_PROFILE=gpu is not a profile.*auto, cpu, .*cuda-24gb"):
+    with pytest.raises(ProfileError, match=r"COURSE_PROFILE=gpu is not a profile.*auto, cpu, .*cuda-24gb"):
         device_profile()
 
 
@@ -115,7 +115,7 @@ def test_an_unknown_profile_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch
 def test_a_profile_for_a_device_that_is_absent_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     pretend(monkeypatch, "cpu", 16 * GIB)
     monkeypatch.setenv("COURSE_PROFILE", name)
-    with pytest.raises(ProfileError, match="torch finds none here.*course doctor"):
+    with pytest.raises(ProfileError, match=r"torch finds none here.*course doctor"):
         device_profile()
 
 
@@ -195,7 +195,7 @@ def test_the_rules_nf4_bytes_are_bitsandbytes() -> None:
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(ValueError, match="'full' is not known. Use 'lora' or 'qlora'"):
+    with pytest.raises(ValueError, match=r"'full' is not known. Use 'lora' or 'qlora'"):
         training_memory_bytes(TINY, "full", 1)
 
 

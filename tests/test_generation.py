@@ -14,7 +14,7 @@ QUESTIONS = ["a", "what is 12 + 30?", "b" * 40, "hi", "a", "zz top"]
 
 
 def lively_llama(seed=3):
-    """Untrained weights hardly look at the prompt; larger ones answer differently to each, and some answers end early."""
+    """Untrained weights hardly look at the prompt; larger ones answer differently to each."""
     model = tiny_llama(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -92,5 +92,5 @@ def test_bad_requests_are_named():
     assert generate_batch(model, tokenizer, [], 5) == []
     with pytest.raises(ValueError, match="max_new_tokens=0"):
         generate_batch(model, tokenizer, [chat("a")], 0)
-    with pytest.raises(ValueError, match="Conversation 1 has .* context window of 512"):
+    with pytest.raises(ValueError, match=r"Conversation 1 has .* context window of 512"):
         generate_batch(model, tokenizer, [chat("a"), chat("b" * 500)], 5)

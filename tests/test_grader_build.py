@@ -9,7 +9,7 @@ import sys
 
 import nbformat
 import pytest
-from nbgrader.nbgraderformat import SCHEMA_VERSION, MetadataValidator, read
+from nbgrader.nbgraderformat import MetadataValidator, read
 from tiny_courses import copy_course, load_course
 from typer.testing import CliRunner
 
@@ -30,7 +30,7 @@ def test_two_processes_build_the_same_bytes(tmp_path):
     code = (
         "import sys; from grader.catalogue import find_course; from grader.build import build_lesson\n"
         f"catalogue = find_course({spec!r})\n"
-        "for lesson in catalogue.course.lessons: sys.stdout.write(build_lesson(catalogue, lesson))"
+        "sys.stdout.write(build_lesson(catalogue, catalogue.lesson('l01_plain')))"
     )
     running = []
     for seed in ("1", "2"):
@@ -188,6 +188,4 @@ def test_a_build_that_fails_leaves_the_old_notebook_whole(course, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         build_all(course)
     assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == ["01_plain.ipynb", "02_torch.ipynb"] or len(
-        [*path.parent.iterdir()]
-    ) == 2
+    assert sorted(file.name for file in path.parent.iterdir()) == ["01_plain.ipynb", "02_torch.ipynb"]

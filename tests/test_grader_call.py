@@ -158,6 +158,15 @@ def endless_swallowing_everything(x):
             pass
 
 
+def endless_after_swallowing_one(x):
+    try:
+        while True:
+            x += 1
+    except BaseException:
+        while True:
+            x += 1
+
+
 def endless_encoding(x):
     class Slow(list):
         pass
@@ -166,7 +175,14 @@ def endless_encoding(x):
 
 
 @pytest.mark.parametrize(
-    "answer", [endless, endless_swallowing_exceptions, endless_swallowing_everything, endless_encoding]
+    "answer",
+    [
+        endless,
+        endless_swallowing_exceptions,
+        endless_swallowing_everything,
+        endless_after_swallowing_one,
+        endless_encoding,
+    ],
 )
 def test_an_endless_call_is_stopped(answer):
     started = time.perf_counter()

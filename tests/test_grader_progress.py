@@ -228,6 +228,17 @@ def test_a_damaged_file_is_set_aside_and_restored_from_the_copy(path, damage):
     assert len(Progress(path).attempts()) == 42
 
 
+def test_a_foreign_database_is_set_aside(path):
+    filled(path, 3)
+    path.unlink()
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE attempts (something INTEGER)")
+    database.close()
+    kept = Progress(path)
+    assert "restored" in kept.notice
+    assert len(kept.attempts()) == 4
+
+
 def test_a_file_that_is_gone_is_restored_from_the_copy(path):
     filled(path, 3)
     path.unlink()  # As after a power cut between setting aside and restoring.

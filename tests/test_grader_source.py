@@ -133,7 +133,7 @@ VIEWED = '''
 
 
     def secret_helper(x):
-        return math.sqrt(x) + 123456789
+        return math.isqrt(x) + 123456789
 
 
     @exercise.reference
@@ -168,7 +168,7 @@ def test_the_public_view_runs_and_holds_probe_helpers_with_their_decorators_but_
     view = source.public_view(exercise_from(tmp_path, VIEWED))
     for secret in ("123456789", "987654321", "123454321", "55555", "4242", "hidden case", "secret_helper", "@exercise"):
         assert secret not in view
-    namespace: dict = {"__name__": "view"}
+    namespace: dict = {"__name__": __name__}
     exec(compile(view, "<view>", "exec", dont_inherit=True), namespace)
     assert namespace["probe"](lambda rows: rows, 4) == 7
     assert hasattr(namespace["helper"], "cache_info")
@@ -184,7 +184,7 @@ def test_the_public_view_refuses_a_probe_that_reaches_an_answer_through_a_helper
 
 def test_the_solution_runs_alone_with_the_imports_helpers_and_decorators_it_needs(tmp_path):
     text = source.answer_source(exercise_from(tmp_path, VIEWED))
-    namespace: dict = {}
+    namespace: dict = {"__name__": __name__}
     exec(compile(text, "<solution>", "exec", dont_inherit=True), namespace)
     assert namespace["scaled_sum"](4) == (2 + 123456789) * 987654321
     assert hasattr(namespace["scaled_sum"], "cache_info")

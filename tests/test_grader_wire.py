@@ -33,11 +33,11 @@ def crossed(value):
 
 
 def same(left, right) -> bool:
-    """Equal in type too, floats to the bit."""
+    """Equal in type too, floats to the bit except for the kind of NaN."""
     if type(left) is not type(right):
         return False
     if isinstance(left, float):
-        return struct.pack("<d", left) == struct.pack("<d", right)
+        return struct.pack("<d", left) == struct.pack("<d", right) or (math.isnan(left) and math.isnan(right))
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(map(same, left, right))
     if isinstance(left, dict):

@@ -115,7 +115,7 @@ def test_two_writers_at_once_write_once(tmp_path: Path) -> None:
 
 
 def test_too_little_free_space_is_said_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(BaseModelError, match="full: .* MB are free and 1,000,000,000,000 MB are needed") as caught:
+    with pytest.raises(BaseModelError, match=r"full: .* MB are free and 1,000,000,000,000 MB are needed") as caught:
         ensure_folder(tmp_path / "model", write_small, needed_bytes=10**18)
     assert "COURSE_CACHE" in str(caught.value)
     assert not list(tmp_path.glob(".partial-*"))
@@ -202,7 +202,7 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(tmp_path: Pat
 
 def test_a_cache_path_that_is_a_file_is_explained(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
-    with pytest.raises(BaseModelError, match="Cannot write the model cache in .*cache: .*COURSE_CACHE"):
+    with pytest.raises(BaseModelError, match=r"Cannot write the model cache in .*cache: .*COURSE_CACHE"):
         ensure_folder(tmp_path / "cache" / "model", write_small, needed_bytes=0)
 
 

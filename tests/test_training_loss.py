@@ -12,7 +12,7 @@ from course.training.loop import optimizer_step
 
 
 def padded(rows):
-    """The ordinary batch: right-padded with the end token, padding hidden by the attention mask and never by its id."""
+    """The ordinary batch: right-padded with the end token, hidden by the attention mask and never by its id."""
     longest = max(len(row.input_ids) for row in rows)
     fill = [longest - len(row.input_ids) for row in rows]
     return {
@@ -37,7 +37,9 @@ def test_only_the_answer_and_its_end_token_are_labelled():
     assert tokenizer.decode(labelled) == "four<|im_end|>"
     assert labelled[-1] == END_ID == tokenizer.pad_token_id
     assert row.labels[-len(labelled) :] == row.input_ids[-len(labelled) :]
-    assert tokenizer.decode(row.input_ids) == "<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\nfour<|im_end|>"
+    assert (
+        tokenizer.decode(row.input_ids) == "<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\nfour<|im_end|>"
+    )
 
 
 def test_every_answer_of_a_longer_chat_is_labelled():
@@ -71,7 +73,8 @@ def test_shared_beginnings_are_computed_once_and_nothing_is_padded():
     shared, apart = make_batch(rows), make_batch(rows, share_prefixes=False)
     assert apart.input_ids.numel() == apart.tokens == sum(len(row.input_ids) for row in rows)
     assert shared.tokens == apart.tokens
-    assert shared.input_ids.numel() == len({row.input_ids[:end] for row in rows for end in range(1, 1 + len(row.input_ids))})
+    beginnings = {row.input_ids[:end] for row in rows for end in range(1, 1 + len(row.input_ids))}
+    assert shared.input_ids.numel() == len(beginnings)
     assert shared.input_ids.numel() < apart.tokens < padded(rows)["input_ids"].numel()
 
 
@@ -90,7 +93,6 @@ def test_accumulation_weighs_every_token_alike(micro_batch_size):
     for size in (7, micro_batch_size):
         config = TrainingConfig(micro_batch_size=size, batch_size=7, rank=2)
         model = add_adapter(tiny_llama(), config)
-        seen = {}
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
         with shared_prefix_model(model):
             loss, norm = optimizer_step(model, optimizer, rows, config, 1.0, torch.device("cpu"))

@@ -96,19 +96,19 @@ def test_a_copy_killed_between_file_and_record_does_not_look_edited(tmp_path: Pa
 
 
 def test_without_notebooks_the_way_to_build_them_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WorkspaceError, match="no notebooks in .*grader build"):
+    with pytest.raises(WorkspaceError, match=r"no notebooks in .*grader build"):
         sync_workspace(tmp_path / "mine", tmp_path / "nowhere")
 
 
 def test_a_workspace_that_cannot_be_made_names_the_way_out(tmp_path: Path, shipped: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(WorkspaceError, match="Cannot write the workspace .*file/mine: Not a directory.*--workspace"):
+    with pytest.raises(WorkspaceError, match=r"Cannot write the workspace .*file/mine: Not a directory.*--workspace"):
         sync_workspace(tmp_path / "file" / "mine", shipped)
 
 
 def test_a_workspace_inside_the_shipped_notebooks_is_refused(shipped: Path) -> None:
     for folder in (shipped, shipped / "mine"):
-        with pytest.raises(WorkspaceError, match="lies inside the shipped notebooks"):
+        with pytest.raises(WorkspaceError, match=r"lies inside the shipped notebooks"):
             sync_workspace(folder, shipped)
 
 

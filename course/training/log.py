@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from course.training.checkpoint import replace_durably
+from course.training.checkpoint import CheckpointError, replace_durably
 
 CURVES = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
 
@@ -34,21 +36,29 @@ class RunLog:
                 break
         return "".join(kept).encode()
 
-    def write(self, entry: dict[str, Any]) -> None:
-        """Add one step's figures. `entry["step"]` counts from 0."""
-        self._file.write(json.dumps(entry) + "\n")
-        for name in CURVES:
-            self._board.add_scalar(name, entry[name], entry["step"])
+    def write(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Add the figures of some steps and bring them to the files, where a watcher can see them.
 
-    def flush(self) -> None:
-        """Bring what was written to the files, where a watcher can see it."""
-        self._file.flush()
-        self._board.flush()
+        `entry["step"]` counts from 0. Raises CheckpointError where the disk is full or refuses.
+        """
+        try:
+            for entry in entries:
+                self._file.write(json.dumps(entry) + "\n")
+                for name in CURVES:
+                    self._board.add_scalar(name, entry[name], entry["step"])
+            self._file.flush()
+            self._board.flush()
+        except OSError as error:
+            raise CheckpointError(
+                f"The log {self.path} cannot be written: {error.strerror or error}. Free some space, then run the same "
+                "call again: it goes on from the last checkpoint."
+            ) from error
 
     def close(self) -> None:
-        """Flush and close both."""
-        self._file.close()
-        self._board.close()
+        """Close both files. What a full disk refuses here is in the checkpoint, or will be written again."""
+        for file in (self._file, self._board):
+            with suppress(OSError):
+                file.close()
 
 
 def read_log(folder: Path | str) -> list[dict[str, Any]]:

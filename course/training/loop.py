@@ -39,7 +39,8 @@ def train(
     """Fine-tune `model` (from `add_adapter`) on `rows` of chat messages; everything it keeps is in `folder`.
 
     Called again with the same arguments after an interrupt, a crash or a full disk, it goes on from the last checkpoint
-    and ends with the same bits as a run that was never stopped; a finished run is loaded, not repeated.
+    and ends with the same bits as a run that was never stopped; a finished run is loaded, not repeated. (On CUDA some
+    kernels add in no fixed order, stopped or not: torch.use_deterministic_algorithms(True) makes that exact too.)
 
     Raises EncodingError for a row that cannot be trained on, CheckpointError where the folder holds another run or
     cannot be written, TrainingDivergedError at the first step whose loss is not finite. KeyboardInterrupt is raised

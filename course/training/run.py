@@ -138,11 +138,13 @@ class RunState:
         self.seconds += seconds
         speed = sum(tokens for *_, tokens in self._pending) / seconds
         first = self.step - len(self._pending)
+        entries: list[dict[str, Any]] = []
         for step, ((loss, norm), (_, _, rate, tokens)) in enumerate(zip(figures, self._pending, strict=True), first):
             if not (math.isfinite(loss) and math.isfinite(norm)):
+                self._log.write(entries)
                 raise self._diverged(step, loss, norm)
             self.losses.append(loss)
-            self._log.write(
+            entries.append(
                 {
                     "step": step,
                     "loss": loss,
@@ -153,7 +155,7 @@ class RunState:
                     "config_hash": self.config.hash(),
                 }
             )
-        self._log.flush()
+        self._log.write(entries)
         self._pending.clear()
         return {"loss": f"{self.losses[-1]:.3f}", "tokens/s": f"{speed:.0f}"}
 

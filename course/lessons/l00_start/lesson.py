@@ -37,20 +37,26 @@ The next cell draws the lessons from the course's own syllabus. An arrow says th
 # %%
 from course.syllabus import COURSE
 
-figure, axes = plt.subplots(figsize=(9, 1.1 + 0.9 * len(COURSE.lessons)), facecolor="white")
-place = {lesson.id: (row, -row) for row, lesson in enumerate(COURSE.lessons)}
-module_of = {lesson.id: module.title for module in COURSE.modules for lesson in module.lessons}
-for lesson in COURSE.lessons:
-    column, row = place[lesson.id]
-    label = f"{lesson.id[:3].upper()}  {lesson.title}\n{module_of[lesson.id]} · {lesson.minutes} minutes"
-    style = {"boxstyle": "round,pad=0.5", "facecolor": "#e8f0fe", "edgecolor": "#3367d6"}
-    axes.text(column, row, label, ha="center", va="center", bbox=style, color="black", fontsize=10)
-    for earlier in lesson.needs:
-        arrow = {"arrowstyle": "->", "color": "#3367d6", "shrinkA": 24, "shrinkB": 24, "lw": 1.5}
-        axes.annotate("", xy=place[lesson.id], xytext=place[earlier], arrowprops=arrow)
-axes.set_xlim(-0.8, len(place) - 0.2)
-axes.set_ylim(-len(place) + 0.4, 0.6)
+columns = len(COURSE.modules)
+rows = max(len(module.lessons) for module in COURSE.modules)
+_, axes = plt.subplots(figsize=(3.6 * columns, 0.7 + 1.1 * rows), facecolor="white")
+axes.set(xlim=(-0.5, columns - 0.5), ylim=(0.5 - rows, 0.9))
 axes.axis("off")
+boxes = {}
+for column, module in enumerate(COURSE.modules):
+    axes.text(column, 0.7, module.title, ha="center", weight="bold", color="black")
+    for row, lesson in enumerate(module.lessons):
+        label = f"{lesson.id[:3].upper()}  {lesson.title}\n{lesson.minutes / 60:.2g} hours"
+        style = {"boxstyle": "round,pad=0.5", "facecolor": "#e8f0fe", "edgecolor": "#3367d6"}
+        boxes[lesson.id] = axes.text(
+            column, -row, label, ha="center", va="center", bbox=style, color="black", fontsize=9
+        )
+for lesson in COURSE.lessons:
+    for earlier in lesson.needs:
+        start, end = boxes[earlier], boxes[lesson.id]
+        arrow = {"arrowstyle": "->", "color": "#3367d6", "lw": 1.5}
+        arrow |= {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch()}
+        axes.annotate("", xy=end.get_position(), xytext=start.get_position(), arrowprops=arrow)
 plt.show()
 
 # %% [markdown]
@@ -79,7 +85,8 @@ questions = (
     "city, largest first. Answer with the query only.",
 )
 conversations = [[{"role": "user", "content": question}] for question in questions]
-for question, answer in zip(questions, generate_batch(model, tokenizer, conversations, max_new_tokens=60), strict=True):
+answers = generate_batch(model, tokenizer, conversations, max_new_tokens=60, progress=False)
+for question, answer in zip(questions, answers, strict=True):
     print(f"You:   {question}\nModel: {answer.strip()}\n")
 
 # %% [markdown]
@@ -210,7 +217,7 @@ nor vanish.
 from course.device import CUDA_BY_MEMORY, detect_device
 
 kind, free_bytes, bf16 = detect_device()
-figure, axes = plt.subplots(figsize=(8, 3.2), facecolor="white")
+_, axes = plt.subplots(figsize=(8, 3.2), facecolor="white")
 labels = [f"{row.model.split('/')[-1]}, {row.method}" for row in CUDA_BY_MEMORY]
 needed_gib = [row.minimum_memory_bytes / 2**30 for row in CUDA_BY_MEMORY]
 bars = axes.barh(labels, needed_gib, color="#3367d6")
@@ -219,7 +226,8 @@ axes.axvline(free_bytes / 2**30, color="#d93025", label=f"free on this machine's
 axes.set_xlabel("GPU memory asked for (GiB)")
 axes.set_title("What fits on which GPU (a CPU always trains the 135M model)", fontsize=10)
 axes.spines[["top", "right"]].set_visible(False)
-axes.legend(loc="lower right")
+axes.margins(x=0.08)
+axes.legend(loc="upper right")
 plt.tight_layout()
 plt.show()
 

@@ -62,7 +62,7 @@ def answer_logits(model: Any, tokenizer: Any, rows: Sequence[Sequence[dict[str, 
     found = []
     with torch.no_grad():
         for row in rows:
-            encoded = encode(row, tokenizer)
+            encoded = encode(row, tokenizer, max_length=4096)
             ids = torch.tensor([encoded.input_ids], device=model.device)
             labels = torch.tensor(encoded.labels)
             found.append(model(input_ids=ids).logits[0, :-1][labels[1:] != IGNORED].float().cpu())

@@ -7,6 +7,7 @@ merge onto the 16-bit original misses the trained layer's output by about a tent
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -141,9 +142,10 @@ def oracle(original, lora_a, lora_b, alpha):
     rows, columns = original.shape
     base = bitsandbytes.nn.Linear4bit(columns, rows, bias=False, quant_type="nf4")
     base.weight = bitsandbytes.nn.Params4bit(original, requires_grad=False, quant_type="nf4")
-    model = nn.ModuleDict({"base": base.to("cpu")})
+    model: Any = nn.ModuleDict({"base": base.to("cpu")})
     model.is_loaded_in_4bit = True
-    layer = inject_adapter_in_model(LoraConfig(r=len(lora_a), lora_alpha=alpha, target_modules=["base"]), model)["base"]
+    config = LoraConfig(r=len(lora_a), lora_alpha=alpha, target_modules=["base"])
+    layer = cast(Any, inject_adapter_in_model(config, model))["base"]
     with torch.no_grad():
         layer.lora_A["default"].weight.copy_(lora_a)
         layer.lora_B["default"].weight.copy_(lora_b)

@@ -38,7 +38,7 @@ def merged_model(adapted: Any, merge: Callable[..., Any], dtype: str) -> Any:
     import torch
     from bitsandbytes.functional import dequantize_4bit
 
-    plain, _ = load_base_model(dtype=dtype)
+    plain: Any = load_base_model(dtype=dtype)[0]
     with torch.no_grad():
         for name, layer in adapted.get_base_model().named_modules():
             if not hasattr(layer, "lora_A"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,8 @@ class QloraLinear(nn.Module):
 
     Source: Dettmers et al. 2023 (arXiv:2305.14314), equation 5.
     """
+
+    packed: Tensor
 
     def __init__(
         self,
@@ -260,7 +263,8 @@ def oracle(weight, x, lora_a, lora_b, alpha, dtype):
     base = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     base.weight = nn.Parameter(decoded.to(getattr(torch, dtype)))
     config = LoraConfig(r=len(lora_a), lora_alpha=alpha, target_modules=["base"])
-    layer = inject_adapter_in_model(config, nn.ModuleDict({"base": base}))["base"]
+    holder: Any = inject_adapter_in_model(config, nn.ModuleDict({"base": base}))
+    layer = holder["base"]
     a, b = layer.lora_A["default"].float().weight, layer.lora_B["default"].float().weight
     x = x.to(getattr(torch, dtype)).requires_grad_(True)
     start = layer(x).detach()

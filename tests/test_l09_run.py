@@ -1,0 +1,86 @@
+"""The QLoRA lesson's run: answers survive a killed kernel, and the merged model is the trained one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from course.lessons.l09_qlora import run
+from course.training import TrainingConfig
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> run.Recipe:
+    monkeypatch.chdir(tmp_path)
+    return run.Recipe(
+        TrainingConfig(method="qlora"), "float32", questions_per_split=5, evaluation_batch_size=4, smoke=True
+    )
+
+
+class Generator:
+    """Stands in for generate_batch: answers with the question's last line, and dies after so many calls."""
+
+    def __init__(self, calls_until_death: int = 99) -> None:
+        self.left, self.asked = calls_until_death, 0
+
+    def __call__(self, model: Any, tokenizer: Any, prompts: Any, max_new_tokens: int, progress: bool) -> list[str]:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        self.asked += len(prompts)
+        return [prompt[-1]["content"].splitlines()[-1] for prompt in prompts]
+
+
+def ask(recipe: run.Recipe, generator: Generator, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr("course.generation.generate_batch", generator)
+    questions = run.test_questions(recipe)
+    return run.answers("tuned", lambda: (None, None), questions, recipe, "tuned.jsonl")
+
+
+def test_answers_go_on_after_a_kill_and_are_read_when_done(recipe, monkeypatch) -> None:
+    wanted = [question.question for question in run.test_questions(recipe)]
+    with pytest.raises(KeyboardInterrupt):
+        ask(recipe, Generator(calls_until_death=2), monkeypatch)
+    second = Generator()
+    assert ask(recipe, second, monkeypatch) == wanted
+    assert second.asked == len(wanted) - 2 * recipe.evaluation_batch_size
+    third = Generator(calls_until_death=0)
+    assert ask(recipe, third, monkeypatch) == wanted
+
+
+def test_a_line_cut_short_is_asked_again(recipe, monkeypatch) -> None:
+    wanted = ask(recipe, Generator(), monkeypatch)
+    path = recipe.folder / "tuned.jsonl"
+    whole = path.read_text()
+    path.write_text(whole[:-7])
+    second = Generator()
+    assert ask(recipe, second, monkeypatch) == wanted
+    assert second.asked == 1
+    assert {row["id"]: row["text"] for row in map(json.loads, path.read_text().splitlines())} == {
+        row["id"]: row["text"] for row in map(json.loads, whole.splitlines())
+    }
+
+
+def test_few_shot_examples_are_training_rows_of_four_kinds() -> None:
+    shots = run.worked_examples()
+    assert [shot.kind for shot in shots] == list(run.SHOT_KINDS)
+    assert {shot.split for shot in shots} == {"train"}
+    assert shots == run.worked_examples()
+
+
+def test_unknown_way_is_refused(recipe) -> None:
+    with pytest.raises(ValueError, match="way='one-shot' is not known"):
+        run.conversations(run.test_questions(recipe), "one-shot")
+
+
+def test_smoke_runs_are_kept_apart(monkeypatch) -> None:
+    monkeypatch.setenv("COURSE_SMOKE", "1")
+    smoke = run.chosen_recipe()
+    monkeypatch.delenv("COURSE_SMOKE")
+    full = run.chosen_recipe()
+    assert smoke.folder != full.folder
+    assert full.questions_per_split is None
+    assert smoke.training_folder != full.training_folder
