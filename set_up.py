@@ -140,7 +140,10 @@ def make_environment(environment: Path) -> None:
 
 
 def write_lock() -> None:
-    """Resolve every extra anew in an environment of its own and write what came out to constraints.txt."""
+    """Resolve every extra anew in an environment of its own and write what came out to constraints.txt.
+
+    Run it on the oldest Python the course supports: a newer one may choose packages that the oldest cannot install.
+    """
     environment = ROOT / "build" / "lock"
     make_environment(environment)
     pip(environment, project_with(DEVELOPER_EXTRAS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,6 +76,16 @@ def lab(
         typer.echo(f"\nJupyterLab is ready: {address}\nStop it with Ctrl-C.")
 
     raise typer.Exit(run_lab(report.folder, port, browser, announce))
+
+
+@app.command()
+def progress(workspace: WorkspaceOption = None) -> None:
+    """Show where you stand with every exercise."""
+    from course.workspace import workspace_folder
+    from grader import live
+
+    os.chdir(workspace_folder(workspace))  # progress is kept in the workspace and found from there
+    live.progress()
 
 
 @model_app.command("path")

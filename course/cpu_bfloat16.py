@@ -1,4 +1,4 @@
-"""Whether this CPU computes in bfloat16, found out without risking the process that asks.
+"""Whether this CPU is quicker in bfloat16, found out without risking the process that asks.
 
 torch hands bf16 matrix products to oneDNN, which picks instructions by what the CPU announces. Some virtual machines
 announce AMX and then refuse to run it, and the whole process dies with "Illegal instruction" and no traceback. So a
@@ -14,7 +14,10 @@ import sys
 from pathlib import Path
 
 ISA_VARIABLE = "ONEDNN_MAX_CPU_ISA"
-ISA_BELOW_AMX = "AVX512_CORE_FP16"
+# The highest level below AMX, AVX512_CORE_FP16, multiplied bf16 and float32 at less than half the speed of this one.
+ISA_BELOW_AMX = "AVX512_CORE_BF16"
+# What oneDNN calls the levels that include AMX.
+ISA_WITH_AMX = ("ALL", "DEFAULT", "AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16", "AVX10_1_512_AMX", "AVX10_1_512_AMX_FP16")
 PROBE_TIMEOUT_SECONDS = 120
 # 64 x 64 is enough: oneDNN chooses the AMX kernel at this size too.
 PROBE = "import torch; a = torch.ones(64, 64, dtype=torch.bfloat16); torch.nn.functional.linear(a, a)"
@@ -31,15 +34,16 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 def cpu_bfloat16_usable(flags: frozenset[str] | None = None) -> bool:
-    """True when the CPU multiplies bf16 in hardware; afterwards bf16 is safe to use in this process and its children.
+    """True when bf16 is quicker than float32 here; afterwards bf16 is safe to use in this process and its children.
 
-    Call it before the first bf16 product, because oneDNN reads ONEDNN_MAX_CPU_ISA once. The first call takes about 2 s
-    on a CPU that announces AMX. A value that the user set is respected.
+    Only AMX makes it quicker: with AVX-512 alone, a 463 x 576 by 576 x 1536 product ran at 125 GFLOP/s in bf16 and at
+    225 in float32 on two cores. Call it before the first bf16 product, because oneDNN reads ONEDNN_MAX_CPU_ISA once.
+    The first call takes about 2 s on a CPU that announces AMX. A value that the user set is respected.
     """
     flags = cpu_flags() if flags is None else flags
     if "amx_bf16" in flags and ISA_VARIABLE not in os.environ:
         os.environ[ISA_VARIABLE] = "ALL" if bfloat16_survives() else ISA_BELOW_AMX
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+    return "amx_bf16" in flags and os.environ[ISA_VARIABLE].upper() in ISA_WITH_AMX
 
 
 def bfloat16_survives() -> bool:

@@ -6,8 +6,9 @@ A rule is a function that yields refusals. A refusal says where, which rule, wha
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jupytext
@@ -286,6 +287,39 @@ def tolerance_refuses_zeros(evidence: Evidence) -> Iterator[Refusal]:
             )
 
 
+def accept_refuses_nonsense(evidence: Evidence) -> Iterator[Refusal]:
+    """Where `accept` judges, it refuses the reference's own output with every float made zero, or NaN."""
+    exercise = evidence.exercise
+    if exercise.accept_function is None or exercise.answer is None:
+        return
+    outcomes = evidence.run(exercise.answer_name, exercise.answer, SEEDS[0])
+    for name, number in (("zeros", 0.0), ("NaN", math.nan)):
+        spoilt = [replace(outcome, value=_filled(outcome.value, number)) for outcome in outcomes]
+        pairs = zip(evidence.asked(SEEDS[0]), spoilt, strict=True)
+        if not any(find_difference(exercise, question, outcome) for question, outcome in pairs):
+            yield evidence.refuse(
+                "tolerance",
+                f"accept() takes an output whose floats are all {name}",
+                "Let it refuse what is not finite, and compare something that zeros cannot satisfy",
+            )
+
+
+def _filled(value: Any, number: float) -> Any:
+    """The same wire value with every float replaced; unchanged where it holds none."""
+    if isinstance(value, wire.Array) and "float" in value.dtype:
+        import torch
+
+        dtype = getattr(torch, value.dtype)
+        return replace(wire.encode(torch.full(value.shape, number, dtype=dtype)), kind=value.kind)
+    if isinstance(value, float):
+        return number
+    if isinstance(value, dict):
+        return {key: _filled(item, number) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_filled(item, number) for item in value)
+    return value
+
+
 def _zeroed(value: Any, path: str, rebuild: Callable[[Any], Any] = lambda x: x) -> Iterator[tuple[str, Any]]:
     """(path, whole value with zeros there) for each place with floats. Sequence positions share one path."""
     if isinstance(value, wire.Array) and "float" in value.dtype and value.data:
@@ -350,6 +384,7 @@ RULES = (
     stub_is_todo,
     misconceptions_fail_with_their_hint,
     tolerance_refuses_zeros,
+    accept_refuses_nonsense,
     time_is_kept,
     hints_keep_the_secret,
 )

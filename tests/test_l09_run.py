@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from course.device import BUNDLED_MODEL
 from course.lessons.l09_qlora import run
 from course.training import TrainingConfig
 
@@ -16,7 +18,12 @@ from course.training import TrainingConfig
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> run.Recipe:
     monkeypatch.chdir(tmp_path)
     return run.Recipe(
-        TrainingConfig(method="qlora"), "float32", questions_per_split=5, evaluation_batch_size=4, smoke=True
+        TrainingConfig(method="qlora"),
+        BUNDLED_MODEL,
+        "float32",
+        questions_per_split=5,
+        evaluation_batch_size=4,
+        smoke=True,
     )
 
 
@@ -37,7 +44,7 @@ class Generator:
 def ask(recipe: run.Recipe, generator: Generator, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("course.generation.generate_batch", generator)
     questions = run.test_questions(recipe)
-    return run.answers("tuned", lambda: (None, None), questions, recipe, "tuned.jsonl")
+    return run.answers("tuned", lambda: (None, None), questions, recipe, recipe.folder / "tuned.jsonl")
 
 
 def test_answers_go_on_after_a_kill_and_are_read_when_done(recipe, monkeypatch) -> None:
@@ -74,6 +81,11 @@ def test_few_shot_examples_are_training_rows_of_four_kinds() -> None:
 def test_unknown_way_is_refused(recipe) -> None:
     with pytest.raises(ValueError, match="way='one-shot' is not known"):
         run.conversations(run.test_questions(recipe), "one-shot")
+
+
+def test_other_models_have_their_own_folder(recipe) -> None:
+    assert replace(recipe, model="Qwen/Qwen3-0.6B", smoke=False).folder == Path("runs/l09-Qwen-Qwen3-0-6B")
+    assert replace(recipe, smoke=False).folder == Path("runs/l09")
 
 
 def test_smoke_runs_are_kept_apart(monkeypatch) -> None:

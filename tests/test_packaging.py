@@ -8,11 +8,12 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -46,17 +47,36 @@ def tree_paths(readme: str) -> Iterator[str]:
 
 def unpinned(pyproject: dict, constraints: str) -> list[str]:
     """Declared requirements that constraints.txt does not pin, or pins to a version they refuse."""
-    lines = [line for line in constraints.splitlines() if line and not line.startswith("#")]
-    pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    pinned = pins(constraints)
     project = pyproject["project"]
     extras = [item for several in project.get("optional-dependencies", {}).values() for item in several]
     problems = []
     for requirement in map(Requirement, [*project["dependencies"], *extras]):
-        version = pins.get(canonicalize_name(requirement.name))
+        version = pinned.get(canonicalize_name(requirement.name))
         if version is None:
             problems.append(f"{requirement.name} has no pin")
         elif not requirement.specifier.contains(Version(version)):
             problems.append(f"{requirement} refuses the pinned {version}")
+    return problems
+
+
+def pins(constraints: str) -> dict[str, str]:
+    """Canonical name -> version."""
+    lines = [line for line in constraints.splitlines() if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def too_new_for(python: str, constraints: str) -> list[str]:
+    """Pinned packages, as installed here, that refuse this version of Python."""
+    problems = []
+    for name, version in pins(constraints).items():
+        try:
+            installed = distribution(name)
+        except PackageNotFoundError:
+            continue
+        needs = installed.metadata["Requires-Python"]
+        if installed.version.split("+")[0] == version and needs and not SpecifierSet(needs).contains(python):
+            problems.append(f"{name} {version} needs Python {needs}")
     return problems
 
 
@@ -135,6 +155,15 @@ def test_constraints_pin_every_dependency(pyproject: dict) -> None:
 def test_constraints_name_no_build_of_a_version() -> None:
     # "torch==2.13.0+cpu" would refuse the CUDA build on a machine that has a GPU.
     assert "+" not in (ROOT / "constraints.txt").read_text(encoding="utf-8")
+
+
+def test_every_pin_works_on_the_oldest_python() -> None:
+    # Debian 12 has 3.11.2: a package for 3.11.5 and newer once made `make lab` fail there.
+    assert too_new_for("3.11.0", (ROOT / "constraints.txt").read_text(encoding="utf-8")) == []
+
+
+def test_a_pin_that_is_too_new_is_seen() -> None:
+    assert len(too_new_for("3.8.0", f"torch=={distribution('torch').version.split('+')[0]}\n")) == 1
 
 
 def test_a_missing_or_refused_pin_is_seen() -> None:

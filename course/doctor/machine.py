@@ -82,12 +82,13 @@ def cuda() -> Finding:
 
 
 def cpu() -> Finding:
-    """Cores, and whether bf16 is computed in hardware."""
+    """Cores, and whether bf16 is quicker than float32."""
     from course.cpu_bfloat16 import ISA_BELOW_AMX, ISA_VARIABLE, cpu_bfloat16_usable
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     usable = cpu_bfloat16_usable()
-    found = f"{cores} cores, bf16 {'in hardware' if usable else 'only emulated, so float32 is used'}"
+    precision = "bf16 by AMX, the quickest here" if usable else "bf16 is slower than float32, so float32 is used"
+    found = f"{cores} cores, {precision}"
     if os.environ.get(ISA_VARIABLE) == ISA_BELOW_AMX:
         return Finding("CPU", "ok", f"{found}; AMX is announced but cannot be used", "Nothing: AMX is left alone.")
     if cores < 2:

@@ -69,7 +69,7 @@ def restore_tensors(tensors: Mapping[str, Tensor], model: torch.nn.Module, optim
             for key, value in tensors.items():
                 if key.startswith(prefix):
                     # The step counter stays where torch's fused AdamW wants it: beside the weights.
-                    pass
+                    optimizer.state[parameter][key.removeprefix(prefix)] = value.to(parameter.device)
     torch.set_rng_state(tensors["rng/cpu"])
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

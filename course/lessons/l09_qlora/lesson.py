@@ -518,7 +518,7 @@ cores.)
 # %%
 results = []
 for way in ("zero-shot", "few-shot"):
-    texts = answers(way, lambda: load_base_model(dtype=recipe.dtype), questions, recipe, f"{way}.jsonl")
+    texts = answers(way, lambda: load_base_model(dtype=recipe.dtype), questions, recipe, recipe.folder / f"{way}.jsonl")
     results.append(scored(way, texts, questions))
 for table in results:
     print(table["way"][0], table["outcome"].value_counts().to_dict())
@@ -627,8 +627,7 @@ The merged model now answers all questions.
 # %%
 from course.lessons.l09_qlora.comparison import errors_by_kind, gains, shares, write_result
 
-tuned_file = f"tuned-{run.config_hash}.jsonl"
-texts = answers("tuned", lambda: (merged, tokenizer), questions, recipe, tuned_file)
+texts = answers("tuned", lambda: (merged, tokenizer), questions, recipe, recipe.training_folder / "answers.jsonl")
 everything = pd.concat([*results, scored("tuned", texts, questions)], ignore_index=True)
 accuracy = shares(everything)
 gained = gains(everything, "tuned", ["zero-shot", "few-shot"])
@@ -686,7 +685,7 @@ record = write_result(
     gained,
     {
         "smoke": recipe.smoke,
-        "model": profile.model,
+        "model": recipe.model,
         "training": recipe.training.to_dict(),
         "tokens": run.tokens,
         "training_seconds": round(run.seconds, 1),

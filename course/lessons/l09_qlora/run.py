@@ -6,15 +6,17 @@ from its last finished batch; a finished one is read from its file. Delete a fil
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course.device import device_profile
+from course.device import BUNDLED_MODEL, device_profile
 from course.sql import INSTRUCTION, TUNED_SYSTEM, SqlExample, load_examples, score_all, to_messages
 from course.training import TrainingConfig
 
@@ -30,6 +32,7 @@ class Recipe:
     """Every choice of the run. `questions_per_split` None means all of them."""
 
     training: TrainingConfig
+    model: str
     dtype: str
     questions_per_split: int | None = None
     evaluation_batch_size: int = 32
@@ -38,8 +41,9 @@ class Recipe:
 
     @property
     def folder(self) -> Path:
-        """`runs/l09`, or `runs/l09-smoke` for the shortened run: its numbers must never pass for real ones."""
-        return Path("runs") / ("l09-smoke" if self.smoke else "l09")
+        """`runs/l09`; another model or a shortened run has a folder of its own, so that no numbers are mixed up."""
+        other_model = "" if self.model == BUNDLED_MODEL else "-" + re.sub(r"\W+", "-", self.model).strip("-")
+        return Path("runs") / f"l09{other_model}{'-smoke' if self.smoke else ''}"
 
     @property
     def training_folder(self) -> Path:
@@ -64,7 +68,7 @@ def chosen_recipe() -> Recipe:
         max_length=profile.max_length,
         seed=SEED,
     )
-    return Recipe(training, profile.dtype, questions_per_split=4 if smoke else None, smoke=smoke)
+    return Recipe(training, profile.model, profile.dtype, questions_per_split=4 if smoke else None, smoke=smoke)
 
 
 def training_rows() -> list[list[dict[str, str]]]:
@@ -98,9 +102,9 @@ def answers(
     load_model: Callable[[], tuple[Any, Any]],
     questions: Sequence[SqlExample],
     recipe: Recipe,
-    file_name: str,
+    path: Path,
 ) -> list[str]:
-    """The model's answers, kept in `file_name` as they come; only missing ones are asked for.
+    """The model's answers, kept in `path` as they come; only prompts that it has no answer to are asked.
 
     load_model() -> (model, tokenizer) is called when there is anything left to ask.
     """
@@ -108,36 +112,37 @@ def answers(
 
     from course.generation import generate_batch
 
-    path = recipe.folder / file_name
     path.parent.mkdir(parents=True, exist_ok=True)
     known = _read_answers(path)
     prompts = conversations(questions, way)
-    open_ones = [index for index, question in enumerate(questions) if question.id not in known]
-    open_ones.sort(key=lambda index: sum(len(turn["content"]) for turn in prompts[index]))  # little padding in a batch
-    if open_ones:
+    keys = [hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:16] for prompt in prompts]
+    unanswered = [index for index, key in enumerate(keys) if key not in known]
+    unanswered.sort(key=lambda index: len(str(prompts[index])))  # prompts of like length need little padding
+    if unanswered:
         model, tokenizer = load_model()
+        size = recipe.evaluation_batch_size
         with path.open("a", encoding="utf-8") as file:
-            for start in tqdm(range(0, len(open_ones), recipe.evaluation_batch_size), desc=way, unit="batch"):
-                batch = open_ones[start : start + recipe.evaluation_batch_size]
+            for start in tqdm(range(0, len(unanswered), size), desc=way, unit="batch"):
+                batch = unanswered[start : start + size]
                 texts = generate_batch(
                     model, tokenizer, [prompts[i] for i in batch], recipe.max_new_tokens, progress=False
                 )
                 for index, text in zip(batch, texts, strict=True):
-                    known[questions[index].id] = text
-                    file.write(json.dumps({"id": questions[index].id, "text": text}) + "\n")
+                    known[keys[index]] = text
+                    file.write(json.dumps({"prompt": keys[index], "id": questions[index].id, "text": text}) + "\n")
                 file.flush()
-    return [known[question.id] for question in questions]
+    return [known[key] for key in keys]
 
 
 def _read_answers(path: Path) -> dict[str, str]:
-    """Answers by question id. A last line cut short by a killed kernel is cut off the file."""
+    """Answers by their prompt's hash. A last line cut short by a killed kernel is cut off the file."""
     if not path.exists():
         return {}
     whole, _, cut = path.read_text(encoding="utf-8").rpartition("\n")
     if cut:
         path.write_text(whole + "\n" if whole else "", encoding="utf-8")
     rows = [json.loads(line) for line in whole.splitlines()]
-    return {row["id"]: row["text"] for row in rows}
+    return {row["prompt"]: row["text"] for row in rows}
 
 
 def scored(way: str, texts: Sequence[str], questions: Sequence[SqlExample]) -> pandas.DataFrame:
