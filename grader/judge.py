@@ -244,9 +244,14 @@ def hidden_sentence(difference: Difference) -> str:
 
 
 def describe_call(exercise: Exercise, question: Question) -> str:
-    """`lora_linear(x=tensor (2, 4) float32, rank=2)`: what was called, values shortened."""
+    """`lora_linear(x=tensor (2, 4) float32, rank=2)`: what was called, values shortened.
+
+    With a probe the inputs are not the answer's own arguments, so they are named beside it.
+    """
     parts = [f"{name}={_brief(value)}" for name, value in wire.loads(question.inputs).items()]
-    return textwrap.shorten(f"{exercise.answer_name}({', '.join(parts)})", 400, placeholder=" ...)")
+    if exercise.probe_function is None:
+        return textwrap.shorten(f"{exercise.answer_name}({', '.join(parts)})", 400, placeholder=" ...)")
+    return textwrap.shorten(f"{exercise.answer_name}, tried with {', '.join(parts)}", 400, placeholder=" ...")
 
 
 def _brief(value: Any) -> str:
