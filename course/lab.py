@@ -27,7 +27,12 @@ def run_lab(folder: Path, port: int | None, browser: bool, announce: Callable[[s
 
     port None means the first free one from 8888, 0 any free one. Raises WorkspaceError when JupyterLab does not start.
     """
-    environment = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1"}  # the kernel of this environment, not the user's
+    environment = {
+        # Threads that wait by spinning made two busy kernels on two cores ten times slower than one thread each.
+        "OMP_WAIT_POLICY": "passive",
+        **os.environ,
+        "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not the user's
+    }
     process = subprocess.Popen(lab_command(folder, free_port(port), browser), cwd=folder, env=environment)
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:

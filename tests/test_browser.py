@@ -1,7 +1,7 @@
-"""A learner in a real JupyterLab, in a real browser: wrong answer, its own hint, right answer, progress after a restart.
+"""A learner in a real JupyterLab and a real browser: wrong answer, its own hint, right answer, progress after restart.
 
-Screenshots are left in `artifacts/browser/`. Needs a Chromium (`apt-get install chromium`, or CHROMIUM=/path/to/it); where
-there is none the test is skipped, unless REQUIRE_BROWSER=1 says that it must run.
+Screenshots are left in `artifacts/browser/`. Needs a Chromium (`apt-get install chromium`, or CHROMIUM=/path/to/it);
+where there is none the test is skipped, unless REQUIRE_BROWSER=1 says that it must run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from grader.catalogue import find_course
 from grader.source import answer_source, definition_source
 
@@ -171,7 +172,7 @@ def test_learner_is_told_their_mistake_then_passes_and_progress_survives_a_resta
 
     lesson, exercise = find_course().find("lora_linear")
     name, misconception = next(iter(exercise.misconceptions.items()))
-    # The course's own wrong version builds on the right class: the learner's cell holds both, the wrong one as LoraLinear.
+    # The course's wrong version builds on the right class: the learner's cell holds both, the wrong one as LoraLinear.
     right = answer_source(exercise)
     wrong = right.replace(exercise.answer_name, "Right") + "\n\n\n" + definition_source(exercise, name)
     wrong = wrong.replace(f"class {name}({exercise.answer_name})", f"class {exercise.answer_name}(Right)")

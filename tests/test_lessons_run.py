@@ -1,6 +1,6 @@
 """Every lesson's notebook, with the reference answers filled in, runs from top to bottom and every check in it passes.
 
-COURSE_SMOKE=1 makes the training lessons take the same path with fewer steps and questions; `make gain` does the full run.
+COURSE_SMOKE=1 makes training lessons take the same path with fewer steps and questions; `make gain` is the full run.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from grader.catalogue import find_course
 from grader.execute import run_lesson
 from grader.syllabus import Lesson

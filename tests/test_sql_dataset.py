@@ -10,7 +10,7 @@ import pytest
 
 from course.sql import load_examples, load_schema, load_schemas
 from course.sql.examples import normal_question, read_jsonl
-from course.sql.generate import generate, main
+from course.sql.generate import ROWS_PER_SCHEMA, generate, main
 from course.sql.leakage import heldout_names, leaks, names_in
 from course.sql.schemas import DATA_FOLDER, DataError, schema_from_dict
 from course.sql.stability import result_problem
@@ -56,10 +56,17 @@ def test_no_test_question_is_a_training_question(train, test_set):
     assert not [e.id for e in test_set if normal_question(e.question) in asked]
 
 
-def test_most_training_rows_show_a_database_the_course_does_not_ship(train):
+def test_half_of_the_training_rows_show_a_database_the_course_does_not_ship(train):
     shipped = {s.text for s in load_schemas().values()}
     share = sum(e.schema_text not in shipped for e in train) / len(train)
-    assert 0.6 < share < 0.8
+    assert 0.4 < share < 0.6
+    assert len({e.schema_text for e in train} - shipped) > 400
+
+
+def test_training_rows_come_in_runs_about_one_database(train):
+    runs = [train[start : start + ROWS_PER_SCHEMA] for start in range(0, len(train), ROWS_PER_SCHEMA)]
+    alike = sum(len({row.schema_text for row in run}) == 1 for run in runs)
+    assert alike / len(runs) > 0.95
 
 
 def test_every_kind_is_in_both_splits(train, test_set):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny_chat import chats, tiny_llama, tiny_tokenizer
 
 from course.training import TrainingConfig, add_adapter, load_adapter, merge_adapter, train
+from course.training.adapters import refuse_repacked_weights
 
 CONFIG = TrainingConfig(rank=4, max_steps=3, batch_size=4)
 IDS = torch.tensor([[1, 5, 9, 40, 2]])
@@ -67,3 +70,14 @@ def test_qlora_trains_on_nf4_weights(tmp_path):
     model = add_adapter(base, config)
     run = train(model, tiny_tokenizer(), chats(8), config, tmp_path / "run", progress=False)
     assert run.losses[-1] < run.losses[0]
+
+
+def test_a_4bit_model_that_was_repacked_for_answering_is_not_trained() -> None:
+    class Repacked(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(2))
+            self.weight.quant_state = SimpleNamespace(packing_format_for_cpu=True)
+
+    with pytest.raises(ValueError, match=r"weight was repacked for answering.*Load the base afresh"):
+        refuse_repacked_weights(Repacked())

@@ -26,13 +26,19 @@ from course.sql.schemas import Schema, connect, load_schemas
 from course.sql.stability import result_problem
 from course.sql.variants import vary
 
-SHARE_SHIPPED = 0.30
-SHARE_VARIED = 0.25
+SHARE_SHIPPED = 0.50
+SHARE_VARIED = 0.20
+# Training rows come in runs that ask about one schema: a batch that holds a run computes the schema's tokens once.
+ROWS_PER_SCHEMA = 4
+TRIES_PER_SCHEMA = 40
 TRIES_PER_ROW = 200
 
 
 class Generator:
-    """Draws rows; row `i` depends on the seed, on `i` and on the rows before it (no question is asked twice)."""
+    """Draws rows; row `i` depends on the seed, on `i` and on the rows before it (no question is asked twice).
+
+    ROWS_PER_SCHEMA rows in a row share their schema, unless it has no new question left.
+    """
 
     def __init__(self, seed: int, split: str) -> None:
         self.seed = seed
@@ -43,7 +49,9 @@ class Generator:
         self.seen = [describe(s, self.lexicon) for s in shipped if s.split == "seen"]
         self.heldout = [describe(s, self.lexicon) for s in shipped if s.split == "heldout"]
 
-    def _world(self, rng: random.Random, index: int) -> World:
+    def _world(self, index: int, attempt: int) -> World:
+        block = (index - 1) // ROWS_PER_SCHEMA + 1 if self.split == "train" else index
+        rng = random.Random(f"{self.split}/{self.seed}/schema/{block}/{attempt // TRIES_PER_SCHEMA}")
         draw = rng.random()
         if self.split == "hidden":
             return rng.choice(self.heldout if draw < 0.4 else self.seen)
@@ -51,8 +59,8 @@ class Generator:
             return rng.choice(self.seen)
         if draw < SHARE_SHIPPED + SHARE_VARIED:
             varied = vary(rng.choice(self.seen), rng)
-            return World(replace(varied.schema, name=f"varied-{index:04d}"), varied.entities)
-        return make_world(self.lexicon, rng, f"made-{index:04d}")
+            return World(replace(varied.schema, name=f"varied-{block:04d}"), varied.entities)
+        return make_world(self.lexicon, rng, f"made-{block:04d}")
 
     def rows(self, count: int) -> Iterator[tuple[dict[str, Any], Schema]]:
         """`count` rows, each with the database its query was run on."""
@@ -66,8 +74,8 @@ class Generator:
 
     def _row(self, index: int, taken: set[str]) -> tuple[dict[str, Any], Schema]:
         rng = random.Random(f"{self.split}/{self.seed}/{index}")
-        for _ in range(TRIES_PER_ROW):
-            world = self._world(rng, index)
+        for attempt in range(TRIES_PER_ROW):
+            world = self._world(index, attempt)
             drawn = QuestionSampler(world, self.phrasings, rng).sample()
             if drawn is None or normal_question(drawn[0]) in taken:
                 continue

@@ -41,6 +41,20 @@ def add_adapter(model: Any, config: TrainingConfig) -> Any:
     return get_peft_model(model, lora)
 
 
+def refuse_repacked_weights(model: Any) -> None:
+    """Raise ValueError for a 4-bit model that has answered on a CPU: no gradient would pass through its layers.
+
+    On CPUs with bfloat16 instructions bitsandbytes 0.50 repacks a layer's bytes in place the first time it runs in
+    evaluation mode. Training then goes on without an error, on wrong gradients.
+    """
+    for name, parameter in model.named_parameters():
+        if getattr(getattr(parameter, "quant_state", None), "packing_format_for_cpu", False):
+            raise ValueError(
+                f"The 4-bit weight {name} was repacked for answering, and no gradient passes through it any more. "
+                'Load the base afresh with load_base_model(quantize="nf4") and train before you generate.'
+            )
+
+
 def save_adapter(model: Any, folder: Path | str) -> Path:
     """Write the adapter (for "full": the model) to a folder that `load_adapter` and any peft user can read."""
     folder = Path(folder)

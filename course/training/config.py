@@ -23,6 +23,8 @@ class TrainingConfig:
     from 0 over the first `warmup_fraction` of the steps and then follows `schedule`. Gradients are clipped to a global
     norm of `clip_norm`. Rows longer than `max_length` tokens are left out and counted, never cut.
 
+    `rows_together` neighbours in the data stay neighbours when the rows are shuffled: with data that comes in runs
+    about one thing, each step still sees several things, and the tokens a run begins with are shared.
     `share_prefixes` computes tokens that several rows of a micro-batch begin with once (same loss, less work).
     """
 
@@ -42,6 +44,7 @@ class TrainingConfig:
     clip_norm: float = 1.0
     weight_decay: float = 0.0
     seed: int = 0
+    rows_together: int = 1
     share_prefixes: bool = True
     checkpoint_every_steps: int = 50
     keep_checkpoints: int = 2
@@ -52,7 +55,14 @@ class TrainingConfig:
             object.__setattr__(self, "target_modules", tuple(self.target_modules))
         self._require("method", self.method in METHODS, f"one of {', '.join(METHODS)}")
         self._require("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
-        for name in ("rank", "batch_size", "micro_batch_size", "checkpoint_every_steps", "keep_checkpoints"):
+        for name in (
+            "rank",
+            "batch_size",
+            "micro_batch_size",
+            "rows_together",
+            "checkpoint_every_steps",
+            "keep_checkpoints",
+        ):
             self._require_whole_number(name, minimum=1)
         self._require_whole_number("log_every_steps", minimum=1)
         self._require_whole_number("max_length", minimum=2)

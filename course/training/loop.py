@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from course.training.adapters import save_adapter
+from course.training.adapters import refuse_repacked_weights, save_adapter
 from course.training.batching import answer_loss_sum, make_batch, shared_prefix_model
 from course.training.checkpoint import trainable_parameters
 from course.training.config import TrainingConfig
@@ -42,10 +42,11 @@ def train(
     and ends with the same bits as a run that was never stopped; a finished run is loaded, not repeated. (On CUDA some
     kernels add in no fixed order, stopped or not: torch.use_deterministic_algorithms(True) makes that exact too.)
 
-    Raises EncodingError for a row that cannot be trained on, CheckpointError where the folder holds another run or
-    cannot be written, TrainingDivergedError at the first step whose loss is not finite. KeyboardInterrupt is raised
-    again after a checkpoint is saved.
+    Raises ValueError for a 4-bit model that has answered before, EncodingError for a row that cannot be trained on,
+    CheckpointError where the folder holds another run or cannot be written, TrainingDivergedError at the first step
+    whose loss is not finite. KeyboardInterrupt is raised again after a checkpoint is saved.
     """
+    refuse_repacked_weights(model)
     encoded = encode_rows(rows, tokenizer, config.max_length)
     device = next(model.parameters()).device
     # Fused: one kernel for all weights instead of about ten for each of LoRA's 420.

@@ -17,15 +17,19 @@ def rows_of_step(step: int, row_count: int, config: TrainingConfig) -> list[int]
     """
     first = step * config.batch_size
     return [
-        shuffled(place // row_count, row_count, config.seed)[place % row_count]
+        shuffled(place // row_count, row_count, config.seed, config.rows_together)[place % row_count]
         for place in range(first, first + config.batch_size)
     ]
 
 
-def shuffled(epoch: int, row_count: int, seed: int) -> list[int]:
-    """The order of the rows in one pass. Its generator is its own: dropout's random numbers do not disturb it."""
+def shuffled(epoch: int, row_count: int, seed: int, rows_together: int = 1) -> list[int]:
+    """The order of the rows in one pass: runs of `rows_together` neighbours stay together, the runs are shuffled.
+
+    Its generator is its own: dropout's random numbers do not disturb it.
+    """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(row_count, generator=generator).tolist()
+    runs = torch.randperm(-(-row_count // rows_together), generator=generator).tolist()
+    return [row for run in runs for row in range(run * rows_together, min((run + 1) * rows_together, row_count))]
 
 
 def micro_batches(rows: Sequence[Encoded], micro_batch_size: int) -> list[list[Encoded]]:

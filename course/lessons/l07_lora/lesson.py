@@ -25,6 +25,7 @@ that is slightly off. Knowing each part by hand is what lets you find such a fau
 # %%
 import json
 import math
+import os
 import random
 import re
 import tempfile
@@ -379,18 +380,21 @@ about 3½ minutes in float32, and 20 seconds for the measurement after it.
 """
 
 # %%
-ROWS_PER_STEP, PASSES, LEARNING_RATE = 8, 2, 1e-3
+ROWS_PER_STEP, STEPS, LEARNING_RATE = 8, 64, 1e-3
+if os.environ.get("COURSE_SMOKE") == "1":
+    STEPS = 4
+    print("COURSE_SMOKE=1: A FEW STEPS ONLY. The numbers below mean nothing; this tests the cells.")
 learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
 optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, weight_decay=0.0)
 shuffle = random.Random(0)
-order = [row for _ in range(PASSES) for row in shuffle.sample(range(len(train_rows)), len(train_rows))]
-step_count = len(order) // ROWS_PER_STEP
+passes = -(-STEPS * ROWS_PER_STEP // len(train_rows))  # rounded up
+order = [row for _ in range(passes) for row in shuffle.sample(range(len(train_rows)), len(train_rows))]
 losses, tokens, started = [], 0, time.perf_counter()
 with shared_prefix_model(model):
-    for step in (bar := tqdm(range(step_count), desc="training", unit="step")):
+    for step in (bar := tqdm(range(STEPS), desc="training", unit="step")):
         rows = [train_rows[i] for i in order[step * ROWS_PER_STEP : (step + 1) * ROWS_PER_STEP]]
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 4) * (1 - step / step_count)
+            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 4) * (1 - step / STEPS)
         batch = make_batch(rows).to(model.device)
         loss = answer_loss_sum(model, batch) / len(batch.answers)
         loss.backward()

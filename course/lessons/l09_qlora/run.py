@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from course.device import BUNDLED_MODEL, device_profile
 from course.sql import INSTRUCTION, TUNED_SYSTEM, SqlExample, load_examples, score_all, to_messages
+from course.sql.generate import ROWS_PER_SCHEMA
 from course.training import TrainingConfig
 
 if TYPE_CHECKING:
@@ -63,8 +64,9 @@ def chosen_recipe() -> Recipe:
         schedule="linear",
         epochs=1.0,
         max_steps=3 if smoke else None,
-        batch_size=8,
-        micro_batch_size=profile.micro_batch_size,
+        batch_size=16,
+        micro_batch_size=max(16, profile.micro_batch_size),
+        rows_together=ROWS_PER_SCHEMA,
         max_length=profile.max_length,
         seed=SEED,
     )
