@@ -79,7 +79,11 @@ def call_all(
 def find_difference(exercise: Exercise, question: Question, outcome: Outcome) -> Difference | None:
     """What is wrong with one outcome, or None when it is right."""
     if outcome.error:
-        return Difference("raised", "", f"your code raised {outcome.error.sentence}")
+        # Without a line of theirs on the stack, it was raised by what was done with their answer or its result.
+        theirs = outcome.error.line or outcome.error.type == "OutOfTime"
+        return Difference(
+            "raised", "", f"{'your code' if theirs else 'using your answer'} raised {outcome.error.sentence}"
+        )
     if outcome.changed and not exercise.mutates:
         names = ", ".join(f"`{name}`" for name in outcome.changed)
         return Difference("changed", "", f"your code changed its argument {names} in place; work on a copy")
@@ -139,11 +143,14 @@ def judge(
     if not any(differences):
         message = f"{exercise.answer_name}: all {len(cases)} cases passed."
         return _result(exercise, "passed", earned, message, cases, groups, seconds)
-    status = "crashed" if any(d is not None and d.kind == "raised" for d in differences) else "failed"
+    shown = _shown_failure(questions, differences)
+    status = "crashed" if shown[1].kind == "raised" else "failed"
     run = outcomes_of or (lambda wrong: call_all(exercise, wrong, questions))
     name, certain = recognise(exercise, questions, outcomes, differences, run)
     hint = exercise.misconceptions[name].hint if name else ""
-    message = _failure_message(exercise, questions, differences)
+    message = _failure_message(
+        exercise, *shown, sum(difference is not None for difference in differences), len(questions)
+    )
     return _result(exercise, status, earned, message, cases, groups, seconds, hint, name, certain)
 
 
@@ -212,13 +219,17 @@ def _group_points(
     return tuple(earned)
 
 
-def _failure_message(
-    exercise: Exercise, questions: Sequence[Question], differences: Sequence[Difference | None]
-) -> str:
+def _shown_failure(
+    questions: Sequence[Question], differences: Sequence[Difference | None]
+) -> tuple[Question, Difference]:
+    """The failure that the message tells of: the first visible one, else the first."""
     failed = [(q, d) for q, d in zip(questions, differences, strict=True) if d]
-    question, difference = next(((q, d) for q, d in failed if q.case.visible), failed[0])
+    return next(((q, d) for q, d in failed if q.case.visible), failed[0])
+
+
+def _failure_message(exercise: Exercise, question: Question, difference: Difference, failed: int, asked: int) -> str:
     case = question.case
-    count = f"{len(failed)} of {len(questions)} cases fail"
+    count = f"{failed} of {asked} cases fail"
     about = f" ({case.about})" if case.about else ""
     if case.visible:
         return f"`{describe_call(exercise, question)}`\n{difference.sentence}.\n{count}; this is {case.name!r}{about}."

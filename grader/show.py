@@ -88,7 +88,9 @@ def result_card(result: Result, *, library_note: str = "", interview: str = "") 
     if result.passed:
         notes += [("In the library", library_note)] * bool(library_note)
         notes += [("Interview", interview)] * bool(interview)
-    elif printed:
+    elif not result.hint:
+        notes.append(("Stuck?", "`hint()` gives a general hint."))
+    if printed and not result.passed:
         notes.append(("It printed", ""))
     code = printed.rstrip() if not result.passed else ""
     return Card(result.status, f"{title} ({points})", result.message, tuple(notes), code)
