@@ -29,7 +29,7 @@ COURSE = Course(
     modules=(
         Module(
             "Start and fundamentals",
-            (Lesson("l00_start", "Doctor and a tour of the grader", minutes=30, run_minutes=1),),
+            (Lesson("l00_start", "Doctor and a tour of the grader", minutes=45, run_minutes=1),),
         ),
         Module(
             "Fine-tuning",

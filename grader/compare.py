@@ -28,7 +28,8 @@ def compare(got: Any, want: Any, *, rtol: float, atol: float, path: str = "") ->
     where = f"`{path}`" if path else "the result"
     got, want = _scalar(got, want), _scalar(want, got)
     if got is None and want is not None:
-        return Difference("none", path, f"{where} is None, {_describe(want)} was expected. Is a `return` missing?")
+        missing = "" if path else ": is a `return` missing?"
+        return Difference("none", path, f"{where} is None, {_describe(want)} was expected{missing}")
     if isinstance(want, Array):
         return _compare_arrays(got, want, rtol, atol, path, where)
     if isinstance(want, dict):

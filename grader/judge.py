@@ -232,9 +232,14 @@ def _failure_message(exercise: Exercise, question: Question, difference: Differe
     count = f"{failed} of {asked} cases fail"
     about = f" ({case.about})" if case.about else ""
     if case.visible:
-        return f"`{describe_call(exercise, question)}`\n{difference.sentence}.\n{count}; this is {case.name!r}{about}."
+        sentence = _stopped(difference.sentence)
+        return f"`{describe_call(exercise, question)}`\n{sentence}\n{count}; this is {case.name!r}{about}."
     fails = case.about or "on an input you have not seen"
     return f"{exercise.answer_name} fails {fails}: {hidden_sentence(difference)}.\n{count}; this one is hidden."
+
+
+def _stopped(sentence: str) -> str:
+    return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
 
 
 def hidden_sentence(difference: Difference) -> str:

@@ -196,10 +196,9 @@ def _find(catalogue: Catalogue, named: Named) -> tuple[Any, Exercise]:
 
 def _chosen(named: Named | None, progress: Progress | None) -> Exercise:
     if named is None:
-        attempts = progress.attempts() if progress else []
-        if not attempts:
+        named = progress.last_checked() if progress else None
+        if named is None:
             raise CatalogueError("nothing has been checked yet: say which exercise, as in hint(my_function)")
-        named = attempts[-1].exercise
     return _find(find_course(), named)[1]
 
 

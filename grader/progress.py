@@ -92,9 +92,7 @@ class Progress:
             return int(row.lastrowid or 0)
 
     def finish(self, attempt: int, result: Result) -> None:
-        """Complete an attempt. A stub that was not started is no attempt and is taken back."""
-        if result.status == "todo":
-            return self.take_back(attempt)
+        """Complete an attempt. A stub that was not started is only remembered as the exercise checked last."""
         with self._transaction() as database:
             database.execute(
                 "UPDATE attempts SET finished=?, status=?, points=?, max_points=?, misconception=?, result=? "
@@ -112,9 +110,15 @@ class Progress:
         self._back_up()
 
     def take_back(self, attempt: int) -> None:
-        """Forget an attempt that is none: not started, or interrupted by its learner."""
+        """Forget an attempt that its learner interrupted."""
         with self._transaction() as database:
             database.execute("DELETE FROM attempts WHERE id=?", (attempt,))
+
+    def last_checked(self) -> str | None:
+        """The id of the exercise checked last, started or not."""
+        with self._transaction() as database:
+            row = database.execute("SELECT exercise FROM attempts ORDER BY id DESC LIMIT 1").fetchone()
+        return row[0] if row else None
 
     def note_help(self, exercise_id: str, kind: str) -> None:
         """Note that a hint or the solution was shown. kind: "hint" or "solution"."""
@@ -135,8 +139,8 @@ class Progress:
         with self._transaction() as database:
             rows = database.execute(
                 "SELECT exercise, MAX(status='passed'), SUM(status IN ('failed','crashed')), MAX(points), "
-                "(SELECT status FROM attempts l WHERE l.exercise=a.exercise AND status IS NOT NULL "
-                "ORDER BY id DESC LIMIT 1) FROM attempts a WHERE status IS NOT NULL GROUP BY exercise"
+                "(SELECT status FROM attempts l WHERE l.exercise=a.exercise AND status <> 'todo' "
+                "ORDER BY id DESC LIMIT 1) FROM attempts a WHERE status <> 'todo' GROUP BY exercise"
             ).fetchall()
             help_rows = database.execute("SELECT exercise, kind, COUNT(*) FROM help GROUP BY exercise, kind").fetchall()
         helps = {(exercise, kind): count for exercise, kind, count in help_rows}
@@ -158,7 +162,7 @@ class Progress:
         with self._transaction() as database:
             rows = database.execute(
                 "SELECT exercise, started, COALESCE(status,''), COALESCE(misconception,''), source FROM attempts "
-                "WHERE ? IS NULL OR exercise=? ORDER BY id",
+                "WHERE (? IS NULL OR exercise=?) AND COALESCE(status,'') <> 'todo' ORDER BY id",
                 (exercise_id, exercise_id),
             ).fetchall()
         return [Attempt(*row) for row in rows]

@@ -27,8 +27,8 @@ def tensor(*values, dtype=torch.float32):
 @pytest.mark.parametrize(
     ("got", "want", "kind", "sentence"),
     [
-        (None, tensor(1.0), "none", "the result is None, a tensor (1,) was expected. Is a `return` missing?"),
-        (None, 0, "none", "the result is None, the int 0 was expected. Is a `return` missing?"),
+        (None, tensor(1.0), "none", "the result is None, a tensor (1,) was expected: is a `return` missing?"),
+        (None, 0, "none", "the result is None, the int 0 was expected: is a `return` missing?"),
         (3, None, "type", "the result is the int 3, None was expected"),
         ([1.0], tensor(1.0), "type", "the result is a list of 1, a tensor (1,) was expected"),
         (np.ones(1, np.float32), tensor(1.0), "type", "the result is a numpy array of shape (1,), a tensor (1,) was"),

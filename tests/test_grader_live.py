@@ -94,10 +94,19 @@ class Kernel:
                 shown.error = f"{content['ename']}: {content['evalue']}"
             elif kind == "status" and content["execution_state"] == "idle":
                 break
-        with contextlib.suppress(queue.Empty):
-            reply = self.client.get_shell_msg(timeout=5)["content"]
-            shown.next_input = next((item["text"] for item in reply.get("payload", []) if "text" in item), "")
+        shown.next_input = next(
+            (item["text"] for item in self._reply(message_id).get("payload", []) if "text" in item), ""
+        )
         return shown
+
+    def _reply(self, message_id: str) -> dict:
+        """The reply to this very cell: on a busy machine, late replies to wait_for_ready come before it."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                message = self.client.get_shell_msg(timeout=5)
+                if message["parent_header"].get("msg_id") == message_id:
+                    return message["content"]
+        return {}
 
 
 @pytest.fixture

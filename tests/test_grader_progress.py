@@ -407,3 +407,11 @@ def test_where_progress_is_kept(tmp_path, monkeypatch):
     assert progress_path() == tmp_path / "workspace/.grader/progress.sqlite"
     monkeypatch.setenv("GRADER_PROGRESS", str(tmp_path / "mine.sqlite"))
     assert progress_path() == tmp_path / "mine.sqlite"
+
+
+def test_the_exercise_checked_last_is_remembered_started_or_not(path):
+    kept = Progress(path)
+    assert kept.last_checked() is None
+    attempt(kept, "failed")
+    attempt(kept, "todo", "l01-b")
+    assert kept.last_checked() == "l01-b"

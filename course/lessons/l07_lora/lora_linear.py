@@ -121,6 +121,71 @@ class started_from_standard_normal(LoraLinear):
 
 
 @exercise.misconception(
+    hint="The random matrix starts uniform, but about 2.4 times too wide: within sqrt(6 / in_features). That is what "
+    "kaiming_uniform_ draws when its argument a is left out (and xavier_uniform_ comes close); nn.Linear passes an a."
+)
+class started_without_a(LoraLinear):
+    def __init__(self, base: nn.Linear, r: int, alpha: float) -> None:
+        super().__init__(base, r, alpha)
+        nn.init.kaiming_uniform_(self.lora_A)
+
+
+@exercise.misconception(
+    hint="You scale by alpha itself. It still has to be divided by the rank, or every update comes out r times too "
+    "large."
+)
+class scaled_by_alpha(LoraLinear):
+    def __init__(self, base: nn.Linear, r: int, alpha: float) -> None:
+        super().__init__(base, r, alpha)
+        self.scale = alpha
+
+
+@exercise.misconception(
+    hint="Only the base's weight is frozen; its bias still trains. A layer can tell all of its parameters at once that "
+    "they need no gradient."
+)
+class bias_left_trainable(LoraLinear):
+    def __init__(self, base: nn.Linear, r: int, alpha: float) -> None:
+        super().__init__(base, r, alpha)
+        if base.bias is not None:
+            base.bias.requires_grad = True
+
+
+@exercise.misconception(
+    hint="The frozen part runs without a graph, so its share of the gradient of x is lost: layers further down would "
+    "learn from the adapter's path alone. Frozen means no gradient for the weights, not none through them."
+)
+class base_run_without_graph(LoraLinear):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            frozen = self.base(x)
+        return (frozen + (x.float() @ self.lora_A.T) @ self.lora_B.T * self.scale).to(frozen.dtype)
+
+
+@exercise.misconception(
+    hint="With a 16-bit base the adapter's part is rounded to 16 bits and then added, so the result is rounded twice. "
+    "Add in float32, convert the sum."
+)
+class update_rounded_before_the_sum(LoraLinear):
+    def forward(self, x: Tensor) -> Tensor:
+        frozen = self.base(x)
+        return frozen + ((x.float() @ self.lora_A.T) @ self.lora_B.T * self.scale).to(frozen.dtype)
+
+
+@exercise.misconception(
+    hint="With a 16-bit base your adapter's own numbers are stored in 16 bits. An optimizer's small steps would be "
+    "rounded away: both matrices stay float32 whatever the base is."
+)
+class adapter_stored_in_base_dtype(LoraLinear):
+    def __init__(self, base: nn.Linear, r: int, alpha: float) -> None:
+        super().__init__(base, r, alpha)
+        self.lora_A, self.lora_B = (nn.Parameter(p.to(base.weight.dtype)) for p in (self.lora_A, self.lora_B))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + x @ self.lora_A.T @ self.lora_B.T * self.scale
+
+
+@exercise.misconception(
     hint="The base layer still receives a gradient. Trained like this you pay for full fine-tuning's memory; the "
     "base's own parameters must be told that they need none."
 )
@@ -173,12 +238,45 @@ def cases(seed: int) -> list[Case]:
     ]
 
 
-def start(lora_A: Tensor, lora_B: Tensor) -> dict[str, bool]:
+LIKE_LINEAR = "uniform, as nn.Linear starts"
+
+
+def start(lora_A: Tensor, lora_B: Tensor) -> dict[str, str]:
+    """How both matrices start, in words."""
     bound = 1 / math.sqrt(lora_A.shape[1])
-    spread = float(lora_A.detach().abs().mean()) / (bound / 2)  # 1 for a uniform start
-    inside = float(lora_A.detach().abs().max()) <= bound * 1.0001
-    report = {"A starts at zero": not lora_A.any().item(), "B starts at zero": not lora_B.any().item()}
-    return report | {"A starts like nn.Linear": inside and 0.5 < spread < 1.5}
+    deviation = float(lora_A.detach().float().square().mean().sqrt())
+    largest = float(lora_A.detach().float().abs().max())
+    seen = f"standard deviation {deviation:.2g}, largest {largest:.2g}; uniform gives {bound / 3**0.5:.2g}, {bound:.2g}"
+    if not largest:
+        seen = "all zeros"
+    elif largest <= 1.005 * bound and 0.6 < deviation * 3**0.5 / bound < 1.4:
+        seen = LIKE_LINEAR
+    elif 0.7 < deviation < 1.4:
+        seen = f"standard deviation near 1, as torch.randn; nn.Linear's is {bound / 3**0.5:.2g}"
+    elif 1.9 * bound < largest < min(2.46 * bound, 2 * deviation):
+        seen = "uniform, but more than twice as wide as nn.Linear's"
+    return {"start of lora_A": seen, "start of lora_B": "random" if lora_B.any() else "all zeros"}
+
+
+def own_parameter(layer: nn.Module, name: str, shape: torch.Size) -> nn.Parameter:
+    """The layer's parameter of that name; raises what to mend where it is something else."""
+    found = getattr(layer, name, None)
+    if not isinstance(found, nn.Parameter):
+        kind = "missing" if found is None else f"a {type(found).__name__}"
+        raise TypeError(f"{name} must be an nn.Parameter of shape {tuple(shape)}; yours is {kind}")
+    if found.shape != shape:
+        raise ValueError(f"{name} must have shape {tuple(shape)}; yours has {tuple(found.shape)}")
+    return found
+
+
+def attributes(layer: Any, base: nn.Linear) -> dict[str, Any]:
+    """What the next exercises read from a layer."""
+    absent = [name for name in ("base", "r", "alpha", "scale") if not hasattr(layer, name)]
+    if absent:
+        raise AttributeError(f"your layer has no attribute {', '.join(absent)}; the docstring lists all six")
+    found = {"r": int(layer.r), "alpha": float(layer.alpha), "scale": float(layer.scale)}
+    trainable = [name for name, parameter in base.named_parameters() if parameter.requires_grad]
+    return found | {"base is the layer passed in": layer.base is base, "trainable parameters of base": trainable}
 
 
 @exercise.probe
@@ -188,25 +286,20 @@ def probe(answer: Any, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: fl
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layer = answer(base, given["lora_A"].shape[0], alpha)
-    report: dict[str, Any] = start(layer.lora_A, layer.lora_B)
-    for name in ("lora_A", "lora_B"):
-        parameter = getattr(layer, name)
-        if not isinstance(parameter, nn.Parameter) or parameter.shape != given[name].shape:
-            wanted = f"an nn.Parameter of shape {tuple(given[name].shape)}"
-            raise ValueError(
-                f"{name} is {type(parameter).__name__} {tuple(getattr(parameter, 'shape', ()))}, not {wanted}"
-            )
-        report[f"{name} dtype"] = str(parameter.dtype)
-        parameter.data.copy_(given[name])
-    return report | run(layer, base, x, given["grad_output"], layer.lora_A, layer.lora_B)
+    a, b = (own_parameter(layer, name, given[name].shape) for name in ("lora_A", "lora_B"))
+    report: dict[str, Any] = start(a, b) | {"lora_A dtype": str(a.dtype), "lora_B dtype": str(b.dtype)}
+    report |= attributes(layer, base)
+    a.data.copy_(given["lora_A"])
+    b.data.copy_(given["lora_B"])
+    return report | run(layer, x, given["grad_output"], a, b)
 
 
-def run(layer: Any, base: nn.Linear, x: Tensor, grad_output: Tensor, a: Tensor, b: Tensor) -> dict[str, Any]:
+def run(layer: Any, x: Tensor, grad_output: Tensor, a: Tensor, b: Tensor) -> dict[str, Any]:
     x = x.clone().requires_grad_()
     output = layer(x)
     output.backward(grad_output.to(output.dtype))
     gradients = {"gradient of A": a.grad, "gradient of B": b.grad, "gradient of x": x.grad}
-    return {"output": output.detach(), **gradients, "base gets a gradient": base.weight.grad is not None}
+    return {"output": output.detach(), **gradients}
 
 
 @exercise.oracle
@@ -215,6 +308,9 @@ def oracle(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float, **given
     layer = peft_linear(base, given["lora_A"].shape[0], alpha)
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     report: dict[str, Any] = start(a, b) | {"lora_A dtype": str(a.dtype), "lora_B dtype": str(b.dtype)}
+    report |= {"r": layer.r["default"], "alpha": layer.lora_alpha["default"], "scale": layer.scaling["default"]}
+    trainable = [name for name, parameter in base.named_parameters() if parameter.requires_grad]
+    report |= {"base is the layer passed in": layer.base_layer is base, "trainable parameters of base": trainable}
     a.data.copy_(given["lora_A"])
     b.data.copy_(given["lora_B"])
-    return report | run(layer, base, x, given["grad_output"], a, b)
+    return report | run(layer, x, given["grad_output"], a, b)

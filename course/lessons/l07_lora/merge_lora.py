@@ -95,30 +95,63 @@ def deep_copied_base(model: Any) -> Callable[[], None]:
     return put_back
 
 
+@exercise.alternative
+def base_written_and_restored(model: nn.Module) -> Callable[[], None]:
+    kept = []
+    for name, layer in [(n, m) for n, m in model.named_modules() if hasattr(m, "lora_A")]:
+        weight = layer.base.weight.data
+        kept.append((name, layer, weight.clone()))
+        weight.copy_(weight.float().addmm_(layer.lora_B.data, layer.lora_A.data, alpha=layer.scale))
+        model.set_submodule(name, layer.base)
+
+    def restore() -> None:
+        for name, layer, original in kept:
+            layer.base.weight.data.copy_(original)
+            model.set_submodule(name, layer)
+
+    return restore
+
+
 def merge_wrongly(model: nn.Module, mistake: str) -> Callable[[], None]:
     """The shared skeleton of the wrong answers below."""
     layers = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    deltas: dict[str, Tensor] = {}
+    undo_steps = []
     for name, layer in layers.items():
         kept_bias = layer.base.bias is not None and mistake != "bias"
         into = nn.Linear(layer.base.in_features, layer.base.out_features, kept_bias, dtype=layer.base.weight.dtype)
         with torch.no_grad():
-            delta = layer.lora_B @ layer.lora_A * (1.0 if mistake == "scale" else layer.scale)
-            delta = delta.to(layer.base.weight.dtype) if mistake == "rounded" else delta
-            into.weight.copy_(layer.base.weight + delta)
+            deltas[name] = layer.lora_B @ layer.lora_A * (1.0 if mistake == "scale" else layer.scale)
+            if mistake in ("rounded", "rounded and subtracted"):
+                deltas[name] = deltas[name].to(layer.base.weight.dtype)
+            into.weight.copy_(layer.base.weight + deltas[name])
             if kept_bias:
                 into.bias.copy_(layer.base.bias)
-            if mistake in ("in place", "subtract", "left active"):
+            if mistake in ("in place", "left active", *SUBTRACTED):
                 layer.base.weight.copy_(into.weight)
-        if mistake != "left active":
-            model.set_submodule(name, layer.base if mistake == "in place" else into)
+        if mistake == "dotted setattr":
+            setattr(model, name, into)
+        elif mistake != "left active":
+            model.set_submodule(name, layer.base if mistake in ("in place", *SUBTRACTED) else into)
+        undo_steps.append(lambda: model.set_submodule(name, layer))  # noqa: B023  (the mistake itself)
 
     def undo() -> None:
         for name, layer in layers.items():
-            model.set_submodule(name, layer)
-            if mistake in ("subtract", "left active"):
-                layer.base.weight.data -= (layer.scale * layer.lora_B @ layer.lora_A).to(layer.base.weight.dtype)
+            if mistake == "dotted setattr":
+                setattr(model, name, layer)
+            else:
+                model.set_submodule(name, layer)
+            if mistake in ("left active", *SUBTRACTED):
+                layer.base.weight.data -= deltas[name]
 
-    return undo
+    def undo_late() -> None:
+        for step in undo_steps:
+            step()
+
+    return undo_late if mistake == "late binding" else undo
+
+
+SUBTRACTED = ("subtracted", "rounded and subtracted")
 
 
 @exercise.misconception(hint="The merged weights are off by a constant factor in their update: B A goes in unscaled.")
@@ -155,7 +188,32 @@ def base_overwritten(model: nn.Module) -> Callable[[], None]:
     "rounds twice. Keep the originals instead of computing them back."
 )
 def undone_by_subtraction(model: nn.Module) -> Callable[[], None]:
-    return merge_wrongly(model, "subtract")
+    return merge_wrongly(model, "subtracted")
+
+
+@exercise.misconception(
+    hint="Two things happen in 16 bits. You convert the update before adding it, so the merged weights are rounded "
+    "twice; and you subtract it again to undo, which does not bring every old weight back. Add in float32 and convert "
+    "last; keep the originals instead of computing them back."
+)
+def rounded_and_undone_by_subtraction(model: nn.Module) -> Callable[[], None]:
+    return merge_wrongly(model, "rounded and subtracted")
+
+
+@exercise.misconception(
+    hint="The LoRA layers still stand where they stood. setattr on the model does not follow the dots of a name: it "
+    "makes a new attribute with dots in it. Go to the layer's parent, or use the model method that takes a path."
+)
+def dotted_name_set(model: nn.Module) -> Callable[[], None]:
+    return merge_wrongly(model, "dotted setattr")
+
+
+@exercise.misconception(
+    hint="Undoing brings back one LoRA layer only, the last. A function made inside a loop looks the loop's variables "
+    "up when it is called, and by then the loop has ended: give each one its own values."
+)
+def last_layer_restored_only(model: nn.Module) -> Callable[[], None]:
+    return merge_wrongly(model, "late binding")
 
 
 @exercise.misconception(
@@ -196,6 +254,8 @@ def probe(
     model = adapt(tiny_llama(seed, bias=bias, dtype=dtype), adapters, alpha)
     undo = answer(model)
     report = merged_view(model, list(adapters))
+    if not callable(undo):
+        raise TypeError(f"merge_lora returned {undo!r}. Return the function that undoes the merge, without calling it")
     undo()
     bases = {name: getattr(model.get_submodule(name), "base", model.get_submodule(name)) for name in adapters}
     return report | {"after undoing": layer_kinds(model, list(adapters)) | {n: b.weight.data for n, b in bases.items()}}
@@ -208,7 +268,7 @@ def merged_view(model: Any, names: list[str]) -> dict[str, Any]:
         logits = model(torch.arange(10).reshape(2, 5)).logits
     return (
         {"kinds": layer_kinds(model, names)}
-        | {n: layer.weight.data for n, layer in layers.items()}
+        | {n: layer.weight.detach().clone() for n, layer in layers.items()}  # undoing may write into it
         | {"logits": logits}
     )
 

@@ -45,11 +45,12 @@ r"""
 
 The base model has 134.5 million parameters: 106.2 million in the linear layers of its blocks, 28.3 million in the
 embedding (which is also the head) and the norms. bitsandbytes stores linear layers in 4 bits and leaves everything
-else in 16.
+else as it was loaded: in 16 bits on a GPU, in 32 on most CPUs.
 
 Write down two guesses before you run the next cell:
 
-1. How many megabytes (10⁶ bytes) does the model take in 16 bits, and how many in 4?
+1. How many megabytes (10⁶ bytes) does the model take in 16 bits, and how many with its linear layers in 4 bits and the
+   rest in 16?
 2. How many bits does one 4-bit weight *really* cost, all bookkeeping included?
 """
 
@@ -68,15 +69,24 @@ linear_weights = sum(
 )
 codes = sum(parameter.nbytes for parameter in four_bit.parameters() if hasattr(parameter, "quant_state"))
 maxima = quantisation_bytes(four_bit)
-print(f"as loaded, {plain.dtype}: {plain.get_memory_footprint(return_buffers=False) / 1e6:7.1f} MB")
-print(f"4-bit:               {(four_bit.get_memory_footprint(return_buffers=False) + maxima) / 1e6:7.1f} MB")
+others = plain.num_parameters() - linear_weights
+print("guess 1")
+print(f"  all in 16 bits:                       {2 * plain.num_parameters() / 1e6:6.1f} MB")
+print(f"  linear layers in 4 bits, rest in 16:  {(codes + maxima + 2 * others) / 1e6:6.1f} MB")
+print(f"as loaded here, with what is not 4-bit in {plain.dtype}")
+print(f"  plain model:                          {plain.get_memory_footprint(return_buffers=False) / 1e6:6.1f} MB")
+four_bit_bytes = four_bit.get_memory_footprint(return_buffers=False) + maxima
+print(f"  4-bit model:                          {four_bit_bytes / 1e6:6.1f} MB")
 print(f"  of that, codes of linear layers {codes / 1e6:.1f} MB, their block maxima {maxima / 1e6:.1f} MB")
-print(f"bits for each of {linear_weights:,} linear weights: {8 * (codes + maxima) / linear_weights:.3f}")
+print("guess 2")
+print(f"  bits for each of {linear_weights:,} linear weights: {8 * (codes + maxima) / linear_weights:.3f}")
 
 # %% [markdown]
 r"""
-Two things to take along. For a small model the embedding is half of what is left, so "4-bit" is not a quarter of
-16-bit. For a model of 8 billion parameters it nearly is, because the linear layers are 90 % of the weights and more.
+Two things to take along. "4-bit" is not a quarter of 16-bit: in this model it is 111 of 269 MB, 41 %, because half of
+the 111 MB is the embedding (57 MB in 16 bits; in float32 it is 113 of 168 MB, two thirds). And the share falls with
+size. Qwen3-8B, which you meet in section 6, has 85 % of its weights in linear layers and goes from 16.4 to 6.1 GB,
+37 %; LLaMA-65B, with 99 %, from 130.6 to 34.5 GB, 26 %.
 
 ## 2. What four bits hold
 
@@ -130,6 +140,9 @@ Now the way back. You get the bytes and everything the bookkeeping says, and you
 blocks run on over the ends of rows, and that the first weight of a byte sits in its *high* four bits.
 
 Write it on the flat line of weights first and give it its shape at the end.
+
+Below each check you learn which case failed and, where your mistake is a known one, what it is. If you are stuck
+before that, `hint(nf4_dequantise)` gives a general hint, each call a more direct one; so it is for every exercise here.
 """
 
 # %% exercise="nf4_dequantise"
@@ -213,7 +226,9 @@ r"""
 **Your two parts together on real numbers.** Your layer with *your* decoder, and peft's layer around bitsandbytes'
 4-bit layer, with the same A and B, on the same input. We ask bitsandbytes in training mode, where it decodes as you
 do. In evaluation mode, on a CPU with bfloat16 instructions, it switches to a faster kernel that computes in
-bfloat16 whatever it is given; the last line shows how far that goes.
+bfloat16 whatever it is given; the last line shows how far that goes. (On such a CPU bitsandbytes may also say, when
+it is first loaded, that it "Failed to load CPU gemm_4bit_forward": that is another optional kernel, and nothing here
+needs it.)
 """
 
 # %%
@@ -260,7 +275,7 @@ Somebody on your team measured memory with the layer of section 3 and found no s
 output is right. The code is the obvious one:
 
 ```python
-def recomputed_linear(x, packed, dequantise):
+def frozen_linear(x, packed, dequantise):
     weight = dequantise(packed).to(x.dtype)
     return x @ weight.T
 ```
@@ -271,13 +286,13 @@ backward, how many decoded weights are alive at the same time?
 
 
 # %%
-def naive_linear(x: Tensor, packed: Tensor, dequantise) -> Tensor:
+def frozen_linear(x: Tensor, packed: Tensor, dequantise) -> Tensor:
     """The code above."""
     return x @ dequantise(packed).to(x.dtype).T
 
 
-def decoded_megabytes_kept(linear) -> float:
-    """Send x through the down-projection of every block; how much decoded weight waits for the backward pass?"""
+def waiting_for_backward(linear) -> str:
+    """Send x through the down-projection of every block; which decoded weights wait for the backward pass?"""
     from torch.multiprocessing.reductions import StorageWeakRef
 
     made = []
@@ -291,25 +306,26 @@ def decoded_megabytes_kept(linear) -> float:
     value = torch.randn(2, width, device=plain.device, requires_grad=True)
     for layer in four_bit.model.layers:
         value = F.pad(linear(value, layer.mlp.down_proj.weight, counted), (0, width - hidden))
-    kept = sum(size for storage, size in made if not storage.expired())
+    decodings, kept = len(made), [size for storage, size in made if not storage.expired()]
     value.sum().backward()
-    return kept / 1e6
+    return f"{len(kept)} of {decodings} decoded down-projections wait for backward: {sum(kept) / 1e6:.1f} MB"
 
 
-print(f"obvious code: {decoded_megabytes_kept(naive_linear):.1f} MB wait for backward, from one layer in seven")
+print("obvious code:", waiting_for_backward(frozen_linear))
 
 # %% [markdown]
 r"""
-Autograd needs the weight once more, for the gradient of x, and so it keeps every one of them from forward to
-backward: the whole model, decoded, at once. Mend `recomputed_linear`. Same outputs, same gradient of x, nothing
-decoded left waiting.
+The cell looked at one layer in seven, and all of them were alive (3.54 MB each in float32). So the answer is all
+30 · 7 = 210: autograd needs each weight once more, for the gradient of x, and keeps it from forward to backward. That
+is the whole model, decoded, at once. Write `recomputed_linear`, which mends `frozen_linear`: same outputs, same
+gradient of x, nothing decoded left waiting.
 """
 
 # %% exercise="recomputed_linear"
 
 # %%
 recomputed_linear = use("recomputed_linear")
-print(f"mended:       {decoded_megabytes_kept(recomputed_linear):.1f} MB wait for backward")
+print("mended:", waiting_for_backward(recomputed_linear))
 
 # %% [markdown]
 r"""
@@ -319,11 +335,15 @@ Before adapters go on, a 4-bit model needs four things, which peft bundles in `p
 
 1. **Freeze** everything. The adapters come later and bring their own trainable parameters.
 2. **Small parameters to float32.** Norms divide by a root of a mean of squares; in 16 bits that loses digits.
-3. **Gradient checkpointing**: keep only each block's input, and compute the block's inside again in backward. It
-   trades about a third more computing for most of the activation memory. (The same trade as in section 4, one size
-   up.)
-4. **Let gradients in at the bottom.** A checkpointed block is run again only if some input requires a gradient.
-   With a frozen embedding none does, so its output must be told to.
+3. **Gradient checkpointing**: keep only each block's input, and compute the block's inside again in backward: one more
+   forward pass, paid for most of the activation memory. In full fine-tuning, where backward costs about two forward
+   passes, that is a third more computing; with frozen weights, whose own gradients nobody computes, backward is nearer
+   to one, and it is nearer to half. (The same trade as in section 4, one size up.) transformers calls it
+   *activation checkpointing* now; `gradient_checkpointing_enable` is the older name of the same method.
+4. **Let gradients in at the bottom.** In its older, *reentrant* form a checkpointed block gets gradients only if some
+   input of it requires one. With a frozen embedding none does, so the embedding's output must be told to. The newer
+   form (`use_reentrant=False`, today's default) does not need it, and for most models transformers 5 does this step
+   when you switch checkpointing on. peft asks for it all the same, since not every model and version does. So do you.
 
 Do it by hand, once, and you know what the call does.
 """
@@ -333,14 +353,15 @@ Do it by hand, once, and you know what the call does.
 # %% [markdown]
 r"""
 Is step 2 always worth it? In this model the embedding is 28.3 million parameters: 57 MB in 16 bits, 113 MB in
-float32, more than all 4-bit weights together. Our own training loop therefore leaves it in 16 bits, and says so. A
-recipe is a set of trades, not a law.
+float32, more than all 4-bit weights together. Our own training loop therefore leaves it in the dtype it was loaded in,
+16 bits on a GPU (a CPU without fast 16-bit arithmetic loads float32 in the first place), and says so. A recipe is a
+set of trades, not a law.
 
 ## 6. Where the memory goes
 
 | | what | bytes |
 |---|---|---|
-| weights | frozen or trained | 4 (float32), 2 (16 bits), about 0.516 (NF4) for each |
+| weights | frozen or trained | 4 (float32), 2 (16 bits), 4.127 bits (NF4) for each |
 | adapters | A and B on every linear layer | 4 for each |
 | gradients | of what is *trained* | 4 for each |
 | optimizer | Adam's two moments, of what is *trained* | 8 for each; about 2 in 8 bits |
@@ -389,10 +410,11 @@ plt.show()
 # %% [markdown]
 r"""
 Read the picture twice. For 8 billion parameters, full fine-tuning wants 16 bytes for each parameter, over 130 GB,
-before a single activation; LoRA removes gradients and moments; QLoRA then removes three quarters of what is left,
-the weights. For the small model with its vocabulary of 49,152, the *logits* are a larger item than the weights.
-Shorter rows, smaller micro-batches, or computing logits only where an answer is trained (as our loop does) help
-there, and no quantisation does.
+before a single activation; LoRA removes nearly all gradients and moments and leaves 18.0 GB; QLoRA then takes the
+weights, most of what is left, from 16.4 to 6.1 GB, and the sum to 7.7. For the small model with its vocabulary of
+49,152, the *logits* (0.20 GB) are the largest item under QLoRA, larger than the weights (0.11 GB). Shorter rows,
+smaller micro-batches, or computing logits only where an answer is trained (as our loop does) help there,
+and no quantisation does.
 
 ## 7. An optimizer in 8 bits
 
@@ -418,8 +440,8 @@ for name in ("SmolLM2-135M-Instruct", "Qwen/Qwen3-8B"):
 
 # %% [markdown]
 r"""
-Where only adapters are trained, the optimizer is small and 8 bits save little; in full fine-tuning they save 48 GB of
-65. Use it where it pays.
+Where only adapters are trained, the optimizer is small and 8 bits save little; in full fine-tuning of the 8-billion
+model they save 49 GB of 66. Use it where it pays.
 
 **Extension: will it fit?** The question you will be asked first in any fine-tuning project. Some bytes are there
 whatever you do (weights, and what is trained); others come with each token of the micro-batch. So the useful answer
@@ -453,7 +475,7 @@ print(table.pivot(index=["model", "method"], columns="GB", values="tokens").loc[
 # %% [markdown]
 r"""
 LLaMA-65B by QLoRA on 48 GB is the published case: "a 65B parameter model on a single 48GB GPU" (Dettmers et al.
-2023, abstract). By the same abstract, full fine-tuning in 16 bits needs more than 780 GB.
+2023, abstract). By the introduction of the same paper, full fine-tuning in 16 bits needs more than 780 GB.
 
 ## 8. Which weights do you merge onto?
 
@@ -478,12 +500,13 @@ r"""
 SQLite query. An answer counts as right when its query, *executed*, returns the same result as the gold query: text
 is never compared, since two different queries can both be right.
 
-**The data.** 3,600 training questions from a seeded grammar: a third on 15 small databases, the others on renamed
-variants of them and on databases made up for one row. The 359 test questions were written by hand, not by that
+**The data.** 3,600 training questions from a seeded grammar: half on 15 small databases, the others on renamed
+variants of them and on databases that were made up. The run takes 2,688 of them, as many as two CPU cores get
+through in ten minutes. The 359 test questions were written by hand, not by that
 grammar: 239 on the 15 databases (*seen* schemas), 120 on three that training never shows (*held-out*).
 
 **The plan**, fixed before any result is seen: the base model is asked *zero-shot* (told what to do) and *few-shot*
-(told, and shown four worked examples). Then it is trained once over the data on 4-bit weights and asked in the
+(told, and shown four worked examples). Then it is trained on 4-bit weights and asked in the
 training format. We report the share of right answers with 95 % bootstrap intervals, and the gain with a paired
 interval: both models answered the same questions, so questions are resampled together.
 
@@ -527,7 +550,7 @@ for table in results:
 r"""
 ### Train
 
-One pass over the rows on NF4 weights with double quantisation, rank 16 on all linear layers, seed fixed. At most 10
+168 steps of 16 rows on NF4 weights with double quantisation, rank 16 on all linear layers, seed fixed. About 10
 minutes on two cores; the bar shows the loss and the useful tokens per second.
 """
 
@@ -555,8 +578,9 @@ plt.show()
 # %% [markdown]
 r"""
 **Your estimate against the truth.** On a GPU, `peak_memory_bytes` is what torch allocated; on a CPU, the most this
-whole process ever held, Python, libraries and the models of the sections above included. So on a CPU compare it as
-an upper bound only.
+whole process ever held, Python, libraries and the models of the sections above included. The estimate also counts
+16-bit weights, where a CPU run in float32 holds embedding, norms and layer inputs twice as large. So on a CPU compare
+it as an upper bound only.
 """
 
 # %%
@@ -728,6 +752,32 @@ Onto the decoded 4-bit weights, in 16 bits or more, since those are what the ada
 logits with the trained model before shipping. Onto the original weights gives a slightly different model that
 nobody evaluated; quantising again rounds part of the update away. If the serving stack needs 4 bits, quantise the
 merged weights and run the whole evaluation again.
+</details>
+
+<details><summary>Which tensors of a QLoRA layer are 4-bit, which 16-bit, which 32-bit, and which get
+gradients?</summary>
+
+4-bit: the stored frozen weight, with 8-bit block maxima. 16-bit: the input, the output, and the decoded weight for
+the moment of the product. 32-bit: A, B, their gradients and Adam's moments. Only A and B get a `.grad`; a gradient
+also flows *through* the frozen product to the layer below.
+</details>
+
+<details><summary>Why must the embedding's output require a gradient when a frozen model is trained with
+checkpointing?</summary>
+
+Reentrant checkpointing runs a block without a graph, and runs it again with one in backward only if some input of the
+block required a gradient. With everything frozen below the first adapter none does, and the adapters inside get no
+gradient. Marking the embedding's output (not its weight) lets gradients in. Non-reentrant checkpointing, today's
+default in transformers, does not need it; asking for it costs next to nothing.
+</details>
+
+<details><summary>What does 8-bit Adam store, why in blocks, and why are the update's own numbers still
+float32?</summary>
+
+For each moment an 8-bit code a value, into a table that is dense near zero, and one float32 maximum for each 256
+values. In blocks, so that one outlier costs its 255 neighbours their precision and not the whole tensor. In float32,
+because v spans many powers of ten and an update is tiny beside its parameter: the step uses exact moments, and only
+what waits for the next step is rounded.
 </details>
 
 <details><summary>Why can a correct QLoRA layer still use as much memory as 16-bit LoRA?</summary>

@@ -87,11 +87,24 @@ def quantised_again(packed, dequantise, original, lora_a, lora_b, alpha):
     return dequantize_4bit(*quantize_4bit(merged, quant_type="nf4"))
 
 
-@exercise.misconception(
-    hint="The update is too large or too small by a constant factor: LoRA scales it by alpha / rank."
-)
+@exercise.misconception(hint="You added B A as it is, without its scale: LoRA multiplies it by alpha / rank.")
 def scale_forgotten(packed, dequantise, original, lora_a, lora_b, alpha):
     return dequantise(packed) + lora_b @ lora_a
+
+
+@exercise.misconception(
+    hint="You scaled the update by alpha alone. LoRA also divides by the rank, so that another rank needs no other "
+    "learning rate."
+)
+def alpha_alone(packed, dequantise, original, lora_a, lora_b, alpha):
+    return dequantise(packed) + alpha * (lora_b @ lora_a)
+
+
+@exercise.misconception(
+    hint="You divided alpha by the number of features. The rank is the small one of A's two sizes: its number of rows."
+)
+def alpha_over_features(packed, dequantise, original, lora_a, lora_b, alpha):
+    return dequantise(packed) + alpha / lora_a.shape[1] * (lora_b @ lora_a)
 
 
 @exercise.misconception(hint="This is the decoded base weight alone: the adapter is missing from it.")

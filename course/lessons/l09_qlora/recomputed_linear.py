@@ -31,6 +31,7 @@ exercise = Exercise(
         "`torch.utils.checkpoint`, which runs a piece of the forward pass again.",
         "In an autograd.Function, things that are no tensors (the decode function) may be kept as attributes of "
         "`ctx`; W itself must not be.",
+        "The decode function may give another float dtype than that of x, in both directions.",
     ),
     seconds=10.0,
     seconds_reason="importing bitsandbytes cold takes 4 to 8 seconds",
@@ -46,8 +47,8 @@ def recomputed_linear(x: Tensor, packed: Tensor, dequantise: Callable[[Tensor], 
     """x @ W.T with W = dequantise(packed), differentiable in x, and no W alive between forward and backward.
 
     x: (..., in_features) float, may require a gradient.
-    packed: uint8 bytes of W. dequantise(packed) -> W (out_features, in_features), in some float dtype; costs time,
-        may be called as often as you like.
+    packed: uint8 bytes of W. dequantise(packed) -> W (out_features, in_features), in some float dtype, not always
+        that of x; costs time, may be called as often as you like.
     Returns (..., out_features) in the dtype of x. Backward gives the gradient of x, `gradient @ W`.
     """
 
@@ -88,8 +89,7 @@ def plain_product(x, packed, dequantise):
 )
 def cut_off(x, packed, dequantise):
     with torch.no_grad():
-        product = F.linear(x, dequantise(packed).to(x.dtype))
-    return product + 0 * x.sum()
+        return F.linear(x, dequantise(packed).to(x.dtype))
 
 
 @exercise.misconception(
@@ -122,14 +122,24 @@ def always_float32(x, packed, dequantise):
     return checkpoint(lambda value: value.float() @ dequantise(packed).float().T, x, use_reentrant=False)
 
 
+@exercise.misconception(
+    hint="W comes in the dtype that the decode function gives it, which need not be that of x: bring it to the dtype of "
+    "x before you multiply, in forward and in backward."
+)
+def decoded_dtype_trusted(x, packed, dequantise):
+    from torch.utils.checkpoint import checkpoint
+
+    return checkpoint(lambda value: value @ dequantise(packed).T, x, use_reentrant=False)
+
+
 @exercise.probe
-def probe(answer, weight, x, gradient, dtype):
+def probe(answer, weight, x, gradient, dtype, decoded_dtype):
     """Count the decoded weights whose storage is alive between forward and backward."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
     from torch.multiprocessing.reductions import StorageWeakRef
 
     compute_dtype = getattr(torch, dtype)
-    packed, state = quantize_4bit(weight.to(compute_dtype), quant_type="nf4", compress_statistics=True)
+    packed, state = quantize_4bit(weight.to(getattr(torch, decoded_dtype)), quant_type="nf4", compress_statistics=True)
     decoded = []
 
     def dequantise(stored: Tensor) -> Tensor:
@@ -140,20 +150,27 @@ def probe(answer, weight, x, gradient, dtype):
     x = x.to(compute_dtype).requires_grad_(True)
     doubled = x * 2  # a layer below: gradients must reach it
     y = answer(doubled, packed, dequantise)
+    if y is None:
+        raise TypeError("recomputed_linear returned None; return the product")
     gc.collect()
     alive = sum(not storage.expired() for storage in decoded)
-    (y * gradient.to(compute_dtype)).sum().backward()
+    if y.requires_grad:
+        (y * gradient.to(compute_dtype)).sum().backward()
+    x_gradient = torch.zeros_like(x) if x.grad is None else x.grad
     seen = {"decoded_weights_alive_before_backward": alive, "output_dtype": str(y.dtype)}
-    return seen | ({"output": y.detach(), "x_gradient": x.grad} if dtype == "float32" else {})
+    return seen | ({"output": y.detach(), "x_gradient": x_gradient} if dtype == "float32" else {})
 
 
-def inputs(seed: int, rows: int, columns: int, lead: tuple[int, ...], dtype: str = "float32") -> dict:
+def inputs(
+    seed: int, rows: int, columns: int, lead: tuple[int, ...], dtype: str = "float32", decoded_dtype: str = ""
+) -> dict:
     random = torch.Generator().manual_seed(seed)
     return {
         "weight": torch.randn(rows, columns, generator=random) * columns**-0.5,
         "x": torch.randn(*lead, columns, generator=random),
         "gradient": torch.randn(*lead, rows, generator=random),
         "dtype": dtype,
+        "decoded_dtype": decoded_dtype or dtype,
     }
 
 
@@ -162,17 +179,23 @@ def cases(seed: int) -> Iterator[Case]:
     yield Case("square", inputs(seed, 64, 64, (4,)), "with a square weight")
     yield Case("sequence", inputs(seed + 1, 40 + seed % 7, 128, (2, 3)), "with (batch, time, in) inputs")
     yield Case("float16", inputs(seed + 2, 64, 64, (2, 3), "float16"), "when x is float16")
+    yield Case(
+        "decoded_to_float32",
+        inputs(seed + 5, 48, 64, (3,), "float16", "float32"),
+        "when x is float16 and W is decoded to float32",
+    )
     yield Case("one_row", inputs(seed + 3, 7, 192, (1,)), "when the batch has one row", visible=False)
     yield Case("hidden_square", inputs(seed + 4, 128, 128, (2, 1, 3)), "with four dimensions", visible=False)
 
 
 @exercise.oracle
-def oracle(weight, x, gradient, dtype):
+def oracle(weight, x, gradient, dtype, decoded_dtype):
     """The plain product of bitsandbytes' decoded weight, and torch's gradient of it."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     compute_dtype = getattr(torch, dtype)
-    decoded = dequantize_4bit(*quantize_4bit(weight.to(compute_dtype), quant_type="nf4", compress_statistics=True))
+    weight = weight.to(getattr(torch, decoded_dtype))
+    decoded = dequantize_4bit(*quantize_4bit(weight, quant_type="nf4", compress_statistics=True)).to(compute_dtype)
     x = x.to(compute_dtype).requires_grad_(True)
     y = nn.functional.linear(x * 2, decoded)
     (y * gradient.to(compute_dtype)).sum().backward()
