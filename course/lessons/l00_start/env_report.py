@@ -137,6 +137,17 @@ def cases(seed: int) -> Iterator[Case]:
     yield case("no packages", data_center, [], "when no package is asked for", visible=False)
 
 
+@exercise.diagnose
+def diagnose(got: dict, want: dict, **inputs: Any) -> str | None:
+    """A function imported by its own name cannot be replaced, so the real machine shows through."""
+    if got.get("memory_bytes") == psutil.virtual_memory().total != want["memory_bytes"]:
+        return (
+            "The memory is this machine's real one, not the pretended one's: call functions through their module, "
+            "psutil.virtual_memory(), and import no function by its own name"
+        )
+    return None
+
+
 @exercise.probe
 def probe(answer: Callable[..., Any], machine: dict, package_names: list[str]) -> Any:
     """Call the answer as if this computer were `machine`: what looks at hardware is replaced."""

@@ -113,12 +113,14 @@ peft, bitsandbytes) right then:
 | status | what happened | counts as a try |
 |---|---|---|
 | `todo` | the stub is still there | no |
-| `passed` | every case agrees | yes |
+| `passed` | every case agrees | no |
 | `failed` | your function returned something else; you are told what, and which mistake it looks like | yes |
 | `crashed` | your function raised an error, ran out of time, or ended the kernel | yes |
 | `broken` | the exercise itself is at fault, not you | no |
 
-Some cases are hidden: of these you are told what is special about them, not their values.
+Some cases are hidden: of these you are told what is special about them, not their values. A line that begins with
+**Hint** is meant for your mistake: a known wrong answer gives exactly what yours gives on every case. **Perhaps** is
+a guess: a known wrong answer agrees with yours on some of the failing cases only.
 
 Five helpers go with it. `hint()` shows the next general hint for the exercise you checked last. `solution()` shows
 an answer once you have passed, or after three tries. `reset(...)` puts the original stub into a new cell and leaves
@@ -166,7 +168,8 @@ the values kept for the backward pass. That is why the *method* matters as much 
 
 - **Full fine-tuning** changes every weight. With the Adam optimizer in float32 that is 16 bytes for each parameter:
   weight, gradient and two averages of 4 bytes each.
-- **LoRA** (L07) freezes the weights and trains small matrices beside them: a few percent of the parameters.
+- **LoRA** (L07) freezes the weights and trains small matrices beside them: a few percent of the parameters of
+  a model as small as this one (135M), under one percent of a large one.
 - **QLoRA** (L09) does the same on weights stored in 4 bits.
 
 ## What this machine can do
@@ -184,7 +187,7 @@ show_findings(examine())
 r"""
 When a run fails on somebody else's machine, a report like this is the first thing to ask for. Write your own, small
 one. Three sources are enough: `torch.cuda` for the GPU, `psutil` for the computer's memory, `importlib.metadata`
-for versions.
+for versions. Besides `torch`, import what you need at the top of your own cell.
 
 You have one machine, but your function must work on others. The check therefore *pretends*: it replaces the
 functions that look at the hardware and runs yours on a laptop, on a recent GPU and on an older one. That is how
@@ -210,7 +213,8 @@ setups, each with the memory it asks for, and the rule is simple: of the rows th
 About dtypes: **float32** has 8 exponent bits and 23 for precision. **bfloat16** keeps the 8 exponent bits and only
 7 for precision, so it reaches as far and needs half the memory. **float16** has 5 and 10: more precise than
 bfloat16, but its largest number is 65,504, and training in it needs loss scaling so that gradients neither overflow
-nor vanish.
+nor vanish. (These are stored bits. Every number also has a leading 1 that is implied, so bfloat16 has 8 significant
+bits.)
 """
 
 # %%
@@ -274,7 +278,8 @@ augmentation. They do not come from one place:
 ```
 
 And with every seed set, a GPU may still add numbers in another order on each run, which changes the last bits;
-PyTorch can be asked for *deterministic algorithms* instead.
+PyTorch can be asked for *deterministic algorithms* instead. On an NVIDIA GPU matrix products then also need the
+environment variable `CUBLAS_WORKSPACE_CONFIG=:4096:8`, set before the program starts; PyTorch warns when it is missing.
 
 ### Broken code
 
@@ -335,11 +340,13 @@ r"""
 The order of the rows and dropout repeat, since both come from torch here. The noise comes from NumPy, and NumPy's
 generator is wherever the last cell left it.
 
-Now write the function that seeds everything. One part needs care: the DataLoader's *workers*, processes that
-prepare batches in the background. When every worker seeds itself with the same number, four workers give four
-copies of the same "random" noise; when the seed depends on the worker alone, every epoch repeats the noise of the
-epoch before. No error message ever points at either. Pärnamaa (2021, *Using PyTorch + NumPy? You're making a
-mistake*) found such repeats in over 95 % of the public repositories he analysed that draw from NumPy in workers.
+Now write the function that seeds everything; import `random` at the top of your own cell.
+
+One part needs care: the DataLoader's *workers*, processes that prepare batches in the background. When every worker
+seeds itself with the same number, four workers give four copies of the same "random" noise; when the seed depends
+on the worker alone, every epoch repeats the noise of the epoch before. No error message ever points at either.
+Pärnamaa (2021, *Using PyTorch + NumPy? You're making a mistake*) found such repeats in over 95 % of the public
+repositories he analysed that draw from NumPy in workers.
 """
 
 # %% exercise="make_deterministic"
@@ -349,9 +356,10 @@ compare_two_runs(use("make_deterministic"), "everything seeded")
 
 # %% [markdown]
 r"""
-**The number to keep: 0.** With everything seeded, the largest difference between two runs is exactly zero, on the
-same machine with the same versions. Across machines or versions PyTorch promises no such thing, which is one more
-reason for the machine report above.
+**The number to keep: 0.** With everything seeded, the largest difference between two runs of this demo, which runs
+on the CPU, is exactly zero, on the same machine with the same versions. On a GPU it is zero where every operation
+has a deterministic form. Across machines or versions PyTorch promises no such thing, which is one more reason for
+the machine report above.
 
 ## Where you stand
 """

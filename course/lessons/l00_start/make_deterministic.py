@@ -47,7 +47,8 @@ def make_deterministic(seed: int) -> tuple[torch.Generator, Callable[[int], None
     Effects: Python's `random`, NumPy's global generator and torch (CPU and every GPU) start from the seed, and torch
     is asked for deterministic algorithms (warn_only=True: an operation that has none warns and goes on).
     Returns (generator, seed_worker) for `DataLoader(..., generator=generator, worker_init_fn=seed_worker)`:
-      generator    a torch.Generator that holds the seed: the shuffle order comes from it
+      generator    a new torch.Generator that holds the seed (not torch's global one, from which everything else
+                   draws too): the shuffle order comes from it
       seed_worker  seed_worker(worker_id) runs inside each worker process and seeds `random` and NumPy there. By
                    then the DataLoader has given torch a seed that differs for every worker and every epoch: start
                    from `torch.initial_seed()`, which is a 64-bit number.
@@ -135,6 +136,52 @@ def kernels_left_free(seed: int) -> tuple[torch.Generator, Callable[[int], None]
     return result
 
 
+@exercise.misconception(
+    hint="You ask for deterministic algorithms so strictly that an operation without one stops the run with an error. "
+    "The docstring asks for a warning: the switch has a second argument."
+)
+def stops_instead_of_warning(seed: int) -> tuple[torch.Generator, Callable[[int], None]]:
+    result = make_deterministic(seed)
+    torch.use_deterministic_algorithms(True)
+    return result
+
+
+@exercise.misconception(
+    hint="You return torch's global generator. Whatever else draws from it (dropout, initial weights) then changes the "
+    "order of the rows: the loader needs a generator of its own."
+)
+def global_generator_returned(seed: int) -> tuple[torch.Generator, Callable[[int], None]]:
+    return torch.default_generator, make_deterministic(seed)[1]
+
+
+@exercise.misconception(
+    hint="Your worker function seeds NumPy and leaves `random` out. Augmentation code that draws from `random` then "
+    "goes its own way in every worker."
+)
+def workers_numpy_only(seed: int) -> tuple[torch.Generator, Callable[[int], None]]:
+    def seed_worker(worker_id: int) -> None:
+        np.random.seed(torch.initial_seed() % 2**32)
+
+    return make_deterministic(seed)[0], seed_worker
+
+
+@exercise.misconception(
+    hint="Your worker function seeds `random` and leaves NumPy out, from which most augmentation code draws."
+)
+def workers_random_only(seed: int) -> tuple[torch.Generator, Callable[[int], None]]:
+    def seed_worker(worker_id: int) -> None:
+        random.seed(torch.initial_seed() % 2**32)
+
+    return make_deterministic(seed)[0], seed_worker
+
+
+@exercise.misconception(
+    hint="Your worker function seeds nothing. In a worker, `random` and NumPy start wherever the process left them."
+)
+def workers_unseeded(seed: int) -> tuple[torch.Generator, Callable[[int], None]]:
+    return make_deterministic(seed)[0], lambda worker_id: None
+
+
 @exercise.cases
 def cases(seed: int) -> Iterator[Case]:
     def case(name: str, run_seed: int, rows: int, workers: int, about: str, visible: bool = True) -> Case:
@@ -153,6 +200,8 @@ def oracle(seed: int, rows: int, workers: int) -> dict:
 
 PROMISES = (
     "deterministic algorithms are asked for",
+    "an operation that has none only warns (warn_only)",
+    "the generator returned is not torch's global one",
     "random repeats",
     "numpy repeats",
     "torch repeats",
@@ -160,7 +209,8 @@ PROMISES = (
     "the trained weights are bit-equal",
     "another seed shuffles in another order",
     "another seed draws other numbers",
-    "workers repeat",
+    "random repeats in a worker",
+    "numpy repeats in a worker",
     "workers draw different numbers",
     "epochs draw different numbers in a worker",
 )
@@ -170,6 +220,7 @@ PROMISES = (
 def probe(answer: Callable[..., Any], seed: int, rows: int, workers: int) -> dict:
     """Two runs with one seed after different pasts, one with another seed; then pretended loader workers."""
     was_deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
         first, second = (run(answer, seed, rows, past) for past in (1, 2))
         other = run(answer, (seed + 7) % 2**32, rows, past=1)
@@ -180,15 +231,17 @@ def probe(answer: Callable[..., Any], seed: int, rows: int, workers: int) -> dic
         again = [worker_draws(seed_worker, epoch_1, worker, past=2) for worker in range(workers)]
         next_epoch = [worker_draws(seed_worker, epoch_2, worker, past=1) for worker in range(workers)]
     finally:
-        torch.use_deterministic_algorithms(was_deterministic)
+        torch.use_deterministic_algorithms(was_deterministic, warn_only=only_warned)
     kept = [first[key] == second[key] for key in ("random", "numpy", "torch", "order")]
     facts = (
         first["deterministic"],
+        first["only warns"],
+        first["own generator"],
         *kept,
         torch.equal(first["weights"], second["weights"]),
         first["order"] != other["order"],
         all(first[key] != other[key] for key in ("random", "numpy", "torch")),
-        once == again,
+        *([draws[i] for draws in once] == [draws[i] for draws in again] for i in (0, 1)),
         all(len({draws[i] for draws in once}) == workers for i in (0, 1)),
         all(mine[i] != later[i] for mine, later in zip(once, next_epoch, strict=True) for i in (0, 1)),
     )
@@ -207,6 +260,7 @@ def run(answer: Callable[..., Any], seed: int, rows: int, past: int) -> dict[str
     disturb(past)
     torch.use_deterministic_algorithms(False)
     generator, _ = answer(seed)
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
     order = torch.randperm(rows, generator=generator.clone_state()).tolist()
     net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -220,6 +274,8 @@ def run(answer: Callable[..., Any], seed: int, rows: int, past: int) -> dict[str
         optimizer.step()
     return {
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "only warns": warns or not torch.are_deterministic_algorithms_enabled(),
+        "own generator": generator is not torch.default_generator,
         "random": random.random(),
         "numpy": float(np.random.random()),
         "torch": torch.rand(()).item(),

@@ -6,7 +6,7 @@ bytes = numel x bytes per element. Worked number: 134,515,008 parameters in bflo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -39,7 +39,8 @@ exercise = Exercise(
 def tensor_bytes(tensor: Tensor) -> int:
     """Bytes that the values of a tensor take in memory.
 
-    tensor: any shape (a scalar and an empty tensor included), any dtype, on any device.
+    tensor: any shape (a scalar and an empty tensor included), any dtype, on any device; it may be a view, such as
+        every second row of another tensor, and then only its own values count.
     Returns an int: the number of values times the bytes of one value.
     Example: shape (2, 3) in float16 is 6 values of 2 bytes, so 12.
     """
@@ -85,23 +86,40 @@ def rows_only(tensor: Tensor) -> int:
     return (len(tensor) if tensor.dim() else 1) * tensor.element_size()
 
 
+@exercise.misconception(
+    hint="For a view that is the memory of the whole tensor behind it. Count the view's own values: every second row "
+    "of a tensor is half of it."
+)
+def storage_behind_a_view(tensor: Tensor) -> int:
+    return tensor.untyped_storage().nbytes()
+
+
 @exercise.cases
 def cases(seed: int) -> Iterator[Case]:
     generator = torch.Generator().manual_seed(seed)
     rows, columns = (int(torch.randint(3, 40, (1,), generator=generator)) for _ in range(2))
 
-    def case(name: str, shape: tuple[int, ...], dtype: torch.dtype, about: str, visible: bool = True) -> Case:
+    def case(
+        name: str, shape: tuple[int, ...], dtype: torch.dtype, about: str, visible: bool = True, **view: int
+    ) -> Case:
         values = torch.arange(math.prod(shape)).reshape(shape).to(dtype)
-        return Case(name, {"tensor": values}, about, visible)
+        return Case(name, {"tensor": values, **view}, about, visible)
 
     yield case("float32 matrix", (rows, columns), torch.float32, "for a float32 matrix")
     yield case("bfloat16 weight", (columns, rows), torch.bfloat16, "for a bfloat16 weight")
     yield case("packed 4-bit weight", (rows, 1), torch.uint8, "for packed 4-bit values in uint8")
+    yield case("every second row", (2 * rows, columns), torch.float32, "for a view of every second row", every=2)
     yield case("token ids", (2, rows, 3), torch.int64, "for int64 token ids", visible=False)
     yield case("scalar", (), torch.float16, "for a tensor without dimensions", visible=False)
     yield case("empty", (0, columns), torch.float32, "for an empty tensor", visible=False)
 
 
+@exercise.probe
+def probe(answer: Callable[[Tensor], int], tensor: Tensor, every: int = 1) -> int:
+    """Hands over the tensor, or a view of every second row of it."""
+    return answer(tensor if every == 1 else tensor[::every])
+
+
 @exercise.oracle
-def oracle(tensor: Tensor) -> int:
-    return tensor.nbytes
+def oracle(tensor: Tensor, every: int = 1) -> int:
+    return (tensor if every == 1 else tensor[::every]).nbytes

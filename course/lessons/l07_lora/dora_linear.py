@@ -70,11 +70,12 @@ def wrong(given: dict[str, Any], mistake: str) -> Tensor:
     root = given["rslora"] and mistake != "alpha over r"
     v = weight + given["alpha"] / (math.sqrt(a.shape[0]) if root else a.shape[0]) * b @ a
     measured = weight if mistake == "old length" else v if mistake == "gradient" else v.detach()
+    v = v.detach() if mistake == "detached" else v
     if mistake == "columns":
         lengths = measured.norm(dim=0)
         y = given["x"] / lengths @ v.T * given["magnitude"]
     else:
-        lengths = measured.norm(dim=1)
+        lengths = measured.norm() if mistake == "one length" else measured.norm(dim=1)
         y = given["x"] @ v.T * given["magnitude"] / lengths
     bias = 0 if given["bias"] is None else given["bias"]
     return y + (bias * given["magnitude"] / lengths if mistake == "bias" else bias)
@@ -107,6 +108,22 @@ def gradient_through_the_length(**given: Any) -> Tensor:
 )
 def frozen_length_used(**given: Any) -> Tensor:
     return wrong(given, "old length")
+
+
+@exercise.misconception(
+    hint="You divide by one length for the whole matrix. Every output feature has its own row, and every "
+    "row its own length."
+)
+def one_length_for_all(**given: Any) -> Tensor:
+    return wrong(given, "one length")
+
+
+@exercise.misconception(
+    hint="The output is right, but lora_A and lora_B get no gradient: you cut the whole sum out of the graph. Only the "
+    "lengths are constants; the direction they divide still learns."
+)
+def direction_detached(**given: Any) -> Tensor:
+    return wrong(given, "detached")
 
 
 @exercise.misconception(hint="Your bias is stretched along with the rows. It belongs outside magnitude and length.")

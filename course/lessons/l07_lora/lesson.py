@@ -16,10 +16,11 @@ r"""
 
 Fine-tuning all weights of a 7-billion-parameter model with AdamW needs 16 bytes a weight (weight, gradient and two
 moments in float32): 112 GB before the first activation. LoRA freezes the weights and trains two thin matrices
-beside each layer, under 1 % of the parameters in a large model. The same work fits on one GPU, the result is a file
-of megabytes instead of gigabytes, and one server can hold many of them over one base model. It is the usual first
-thing to try. When it fails it mostly fails in silence: a flat loss, an adapter that loads and does nothing, a merge
-that is slightly off. Knowing each part by hand is what lets you find such a fault in minutes.
+beside each layer: under 1 % of the parameters in a large model, a few percent in the 135M model here. The same work
+fits on one GPU, the result is a file of megabytes instead of gigabytes, and one server can hold many of them over
+one base model. It is the usual first thing to try. When it fails it mostly fails in silence: a flat loss, an
+adapter that loads and does nothing, a merge that is slightly off. Knowing each part by hand is what lets you find
+such a fault in minutes.
 """
 
 # %%
@@ -56,8 +57,8 @@ al. 2021) does not store $\Delta W$. It writes it as a product of two thin matri
 $$ y = W x + \frac{\alpha}{r}\, B\,(A\,x), \qquad A: (r, \text{in}), \quad B: (\text{out}, r). $$
 
 - **rank** $r$: the width of the bottleneck. $B A$ has the shape of $W$ but at most $r$ independent directions.
-- **alpha** $\alpha$: a constant. The update is multiplied by $\alpha / r$, so that you can change $r$ and keep the
-  learning rate.
+- **alpha** $\alpha$: a constant. The update is multiplied by $\alpha / r$, which is meant to let you change
+  $r$ and keep the learning rate; at large ranks it shrinks the update too much (see rsLoRA, at the end).
 - **frozen**: $W$ gets no gradient. Only $A$ and $B$ train.
 - $B$ starts at **zero**, $A$ at random. So $BA = 0$ at first: the model begins as exactly the model you had.
 
@@ -156,9 +157,9 @@ Write the layer. Two details carry most of the trouble people have with it:
 
 1. **The start.** $\partial L / \partial B$ is multiplied by $A$, and $\partial L / \partial A$ by $B$. Think
    through what happens if both start at zero, and what happens to the first answer if neither does.
-2. **Number types.** Large bases are kept in bfloat16, which has 8 significant bits, so adding less than 0.2 % of a
-   number to it changes nothing. Updates are smaller than that, so the adapter stays in float32 whatever the base
-   is.
+2. **Number types.** Large bases are kept in bfloat16, which has 8 significant bits (7 stored, the leading 1 implied),
+   so adding less than 0.2 % of a number to it changes nothing. Updates are smaller than that, so the adapter stays
+   in float32 whatever the base is.
 """
 
 # %% exercise="lora_linear"
@@ -214,9 +215,12 @@ plt.show()
 
 # %% [markdown]
 r"""
-Each doubling of the rank buys a factor until the optimizer, not the rank, is the limit. On a real task you cannot
-see the dashed line, so rank is a hyperparameter: 8 or 16 on all linear layers is a sound first choice, and whether
-64 helps is a question for your evaluation.
+In our run the loss was 0.0052 at $r = 1$, 0.0013 at 2, 0.00008 at 4 and 0.00001 at 8. Up to $r = 4$ your layer is as
+good as any matrix of its rank. From 8 on the 400 steps are the limit, not the rank: at 8 the best possible would be
+0.0000003, 30 times lower. So the loss goes on falling, and what more rank could buy is no longer reached.
+
+On a real task you cannot see the dashed line, so rank is a hyperparameter: 8 or 16 on all linear layers is a sound
+first choice, and whether 64 helps is a question for your evaluation.
 
 ## Into the model
 
@@ -229,6 +233,11 @@ patterns are worth knowing exactly, because a pattern that matches too much or t
 | `["q_proj", "v_proj"]` | names that equal an entry or end with `.` + entry |
 | `"all-linear"` | every linear layer except the output head |
 | any other string | a regular expression for the whole name |
+
+Replacing a layer takes one more thing to know. Its name has dots, and `setattr(model, name, new)` does not follow
+them: it makes an attribute with dots in its name, and the model runs on as before. `get_submodule` reads and
+`set_submodule` replaces by such a path; without them, find the parent by everything before the last dot and set the
+last word there.
 """
 
 # %% exercise="inject_lora"
@@ -530,9 +539,13 @@ bits; whether it matters is a question for the evaluation, not for the eye.
 ## Extension: two descendants
 
 - **rsLoRA** (Kalajdzievski 2023) divides by $\sqrt r$ instead of $r$. With $\alpha / r$ the update, and its
-  gradient, shrink as the rank grows, so large ranks learn no more than small ones.
+  gradient, shrink as the rank grows, so large ranks learn hardly more than small ones at the same learning rate.
 - **DoRA** (Liu et al. 2024) gives each output feature a direction, which LoRA changes, and a length, which is a
   parameter of its own: $y_o = m_o \, \dfrac{(W + s\,BA)_o}{\lVert (W + s\,BA)_o \rVert} \cdot x$.
+  Here $(\ldots)_o$ is row $o$ of the matrix. The lengths $m_o$ start as the lengths of the rows of $W$, so with $B = 0$
+  the layer starts as the one you had. In the backward pass the denominator counts as a constant: that keeps a second
+  path through every row out of the graph and saves its memory, and the paper measured almost no loss of accuracy by it
+  (section 4.3).
 """
 
 # %% exercise="dora_linear"

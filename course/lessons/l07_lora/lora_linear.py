@@ -269,14 +269,21 @@ def own_parameter(layer: nn.Module, name: str, shape: torch.Size) -> nn.Paramete
     return found
 
 
+def trainable_names(base: nn.Linear) -> str:
+    """The base's parameters that still train, by name."""
+    return ", ".join(n for n, parameter in base.named_parameters() if parameter.requires_grad) or "none"
+
+
 def attributes(layer: Any, base: nn.Linear) -> dict[str, Any]:
     """What the next exercises read from a layer."""
     absent = [name for name in ("base", "r", "alpha", "scale") if not hasattr(layer, name)]
     if absent:
         raise AttributeError(f"your layer has no attribute {', '.join(absent)}; the docstring lists all six")
     found = {"r": int(layer.r), "alpha": float(layer.alpha), "scale": float(layer.scale)}
-    trainable = [name for name, parameter in base.named_parameters() if parameter.requires_grad]
-    return found | {"base is the layer passed in": layer.base is base, "trainable parameters of base": trainable}
+    return found | {
+        "base is the layer passed in": layer.base is base,
+        "trainable parameters of base": trainable_names(base),
+    }
 
 
 @exercise.probe
@@ -309,8 +316,10 @@ def oracle(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float, **given
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     report: dict[str, Any] = start(a, b) | {"lora_A dtype": str(a.dtype), "lora_B dtype": str(b.dtype)}
     report |= {"r": layer.r["default"], "alpha": layer.lora_alpha["default"], "scale": layer.scaling["default"]}
-    trainable = [name for name, parameter in base.named_parameters() if parameter.requires_grad]
-    report |= {"base is the layer passed in": layer.base_layer is base, "trainable parameters of base": trainable}
+    report |= {
+        "base is the layer passed in": layer.base_layer is base,
+        "trainable parameters of base": trainable_names(base),
+    }
     a.data.copy_(given["lora_A"])
     b.data.copy_(given["lora_B"])
     return report | run(layer, x, given["grad_output"], a, b)

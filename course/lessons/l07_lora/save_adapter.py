@@ -113,6 +113,22 @@ def prefix_forgotten(model: nn.Module, folder: str, base_model: str) -> None:
 
 
 @exercise.misconception(
+    hint="Your tensor names begin with 'base_model.' once and go on with the layer's own name. peft wraps twice, so "
+    "two words come before it, and the layer's name, which begins with 'model.' too, follows whole."
+)
+def half_a_prefix(model: nn.Module, folder: str, base_model: str) -> None:
+    write(model, folder, base_model, key="base_model.{}.{}.weight")
+
+
+@exercise.misconception(
+    hint="Your tensor names are those of model.state_dict(), as they are. peft's files have two words more in front of "
+    "the layer's name and one more at the end: compare with the example letter by letter."
+)
+def names_of_the_state_dict(model: nn.Module, folder: str, base_model: str) -> None:
+    write(model, folder, base_model, key="{}.{}")
+
+
+@exercise.misconception(
     hint="Your names end where your parameters end. In peft A and B are little linear layers, so their tensors have "
     "one more word at the end."
 )
@@ -202,12 +218,14 @@ def read_back(folder: Path, seed: int) -> dict[str, Any]:
 
     missing = [n for n in ("adapter_config.json", "adapter_model.safetensors") if not (folder / n).exists()]
     if missing:
-        return {"missing files": missing}
+        held = sorted(str(file.relative_to(folder)) for file in folder.rglob("*")) if folder.exists() else []
+        seen = f"it holds {', '.join(held) or 'nothing'}" if folder.exists() else "the folder was not made"
+        raise FileNotFoundError(f"no {' and no '.join(missing)} in the folder given; {seen}")
     report: dict[str, Any] = {"tensors": dict(sorted(load_file(folder / "adapter_model.safetensors").items()))}
     try:
         model = PeftModel.from_pretrained(tiny_llama(seed), folder).eval()
     except Exception as error:  # whatever peft makes of the files is the finding
-        return report | {"peft refuses the folder": f"{type(error).__name__}: {error}"}
+        raise ValueError(f"peft refuses the folder: {type(error).__name__}: {error}") from error
     config = model.peft_config["default"]
     names = ("r", "lora_alpha", "task_type", "base_model_name_or_path")
     tokens = torch.arange(10).reshape(2, 5)

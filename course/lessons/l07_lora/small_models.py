@@ -41,6 +41,23 @@ def tiny_llama(seed: int, layers: int = 2, bias: bool = False, dtype: str = "flo
     return model.to(getattr(torch, dtype)).eval()
 
 
+def tiny_neox(seed: int, layers: int) -> Any:
+    """A random GPTNeoXForCausalLM in eval mode, whose output head is called embed_out."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    config = GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        intermediate_size=INTERMEDIATE,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GPTNeoXForCausalLM(config).eval()
+
+
 class LoraStandIn(nn.Module):
     """Has the attributes of a LoRA layer (base, lora_A, lora_B, r, alpha, scale); calling it only calls its base."""
 

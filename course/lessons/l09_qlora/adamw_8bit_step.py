@@ -21,7 +21,7 @@ exercise = Exercise(
     title="One AdamW step with 8-bit state",
     points=4,
     minutes=20,
-    difficulty="hard",
+    difficulty="medium",
     importance="core",
     skills=("quantisation", "memory", "pytorch"),
     hints=(
@@ -88,7 +88,21 @@ def unpack(state: dict, count: int) -> list[Tensor]:
 
 
 def stepped(
-    parameter, gradient, state, encode, step, lr, betas, eps, weight_decay, correct=True, swap=False, coupled=False
+    parameter,
+    gradient,
+    state,
+    encode,
+    step,
+    lr,
+    betas,
+    eps,
+    weight_decay,
+    correct=True,
+    swap=False,
+    coupled=False,
+    late=False,
+    without_lr=False,
+    raw_eps=False,
 ):
     """The step with switches for the mistakes below."""
     m, v = unpack(state, parameter.numel())
@@ -96,13 +110,21 @@ def stepped(
     m = m + (1 - betas[0]) * (gradient - m)
     v = v + (1 - betas[1]) * (gradient * gradient - v)
     corrections = [1 - beta**step if correct else 1.0 for beta in betas]
-    decayed = parameter if coupled else parameter - lr * weight_decay * parameter
+    shrink = 1 - (1 if without_lr else lr) * weight_decay
+    decayed = parameter if coupled or late else parameter * shrink
     new = dict(state)
     (new["codes1"], new["absmax1"]), (new["codes2"], new["absmax2"]) = (
         encode(m, state["table2" if swap else "table1"]),
         encode(v, state["table1" if swap else "table2"]),
     )
-    return decayed - lr * (m / corrections[0]) / ((v / corrections[1]).sqrt() + eps), new
+    eps = eps / corrections[1] ** 0.5 if raw_eps else eps
+    stepped_to = decayed - lr * (m / corrections[0]) / ((v / corrections[1]).sqrt() + eps)
+    return stepped_to * shrink if late else stepped_to, new
+
+
+def stepped_otherwise(given, **switches):
+    """The step for the exercise's arguments, in order, with some switches turned."""
+    return stepped(*given, **switches)
 
 
 @exercise.alternative
@@ -155,6 +177,45 @@ def block_maximum_forgotten(parameter, gradient, state, encode, step, lr, betas,
     return stepped(parameter, gradient, plain, encode, step, lr, betas, eps, weight_decay)
 
 
+@exercise.misconception(
+    hint="Weight decay came last and shrank the update, too. Shrink the parameter first, then take the step."
+)
+def decay_after_update(*given):
+    return stepped_otherwise(given, late=True)
+
+
+@exercise.misconception(hint="Weight decay is without the learning rate: a step shrinks by lr * weight_decay.")
+def decay_without_lr(*given):
+    return stepped_otherwise(given, without_lr=True)
+
+
+@exercise.misconception(
+    hint="eps was added before the bias correction of v, which makes it larger in the first steps. Correct the root "
+    "first, then add eps."
+)
+def eps_before_correction(*given):
+    return stepped_otherwise(given, raw_eps=True)
+
+
+@exercise.misconception(
+    hint="The tables are missing from the state you return, so the next step cannot decode. They do not change; hand "
+    "them on."
+)
+def tables_not_handed_on(*given):
+    updated, new = stepped(*given)
+    return updated, {name: value for name, value in new.items() if not name.startswith("table")}
+
+
+@exercise.misconception(
+    hint="You wrote the new codes into the state you were given. Whoever holds the old state, for a step that is taken "
+    "back, has lost it: return a new dict."
+)
+def state_changed_in_place(parameter, gradient, state, *given):
+    updated, new = stepped(parameter, gradient, state, *given)
+    state.update(new)
+    return updated, state
+
+
 def trained_by_bitsandbytes(parameter, gradients, lr, betas, eps, weight_decay):
     """The parameter after one AdamW8bit step per gradient, and its state under this exercise's names."""
     import bitsandbytes
@@ -199,9 +260,27 @@ def probe(answer, parameter, gradients, lr, betas, eps, weight_decay):
         encoded_with.append((codes, "signed" if table.min() < 0 else "not negative"))
         return codes, made.absmax
 
-    parameter, state = answer(parameter, last, state, encode, len(gradients), lr, betas, eps, weight_decay)
+    given = {"parameter": parameter, "gradient": last} | state
+    before = {name: value.clone() for name, value in given.items()}
+    handed_in = dict(state)
+    returned = answer(parameter, last, handed_in, encode, len(gradients), lr, betas, eps, weight_decay)
+    if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], dict):
+        raise TypeError("adamw_8bit_step must return two things: the new parameter and the new state, a dict")
+    changed = [name for name, value in given.items() if not torch.equal(value, before[name])]
+    changed += [name for name, value in state.items() if handed_in.get(name) is not value and name not in changed]
+    parameter, made = returned
+    lacking = ", ".join(name for name in state if name not in made) or "nothing"
+    state = state | made
     tables = [[name for codes, name in encoded_with if torch.equal(codes, state[f"codes{i}"])] for i in (1, 2)]
-    return described(parameter, state) | {"codes1_table": tables[0], "codes2_table": tables[1]}
+    return (
+        {"returned_state_lacks": lacking}
+        | described(parameter, state)
+        | {
+            "codes1_table": tables[0],
+            "codes2_table": tables[1],
+            "arguments_changed": ", ".join(changed) or "none",
+        }
+    )
 
 
 def described(parameter: Tensor, state: dict) -> dict:
@@ -214,14 +293,14 @@ def described(parameter: Tensor, state: dict) -> dict:
     }
 
 
-def inputs(seed: int, count: int, steps: int, lr: float, weight_decay: float, scale: float) -> dict:
+def inputs(seed: int, count: int, steps: int, lr: float, weight_decay: float, scale: float, eps: float = 1e-8) -> dict:
     random = torch.Generator().manual_seed(seed)
     return {
         "parameter": torch.randn(count, generator=random),
         "gradients": [torch.randn(count, generator=random) * scale for _ in range(steps)],
         "lr": lr,
         "betas": (0.9, 0.999),
-        "eps": 1e-8,
+        "eps": eps,
         "weight_decay": weight_decay,
     }
 
@@ -230,6 +309,7 @@ def inputs(seed: int, count: int, steps: int, lr: float, weight_decay: float, sc
 def cases(seed: int) -> Iterator[Case]:
     yield Case("first_step", inputs(seed, 4096, 1, 1e-2, 0.1, 0.1), "at the first step")
     yield Case("four_steps", inputs(seed + 1, 4352, 4, 1e-2, 0.1, 1.0), "after four steps")
+    yield Case("large_eps", inputs(seed + 4, 4096, 2, 1e-2, 0.0, 1e-3, eps=1e-3), "when eps is as large as gradients")
     yield Case("no_decay", inputs(seed + 2, 5000, 3, 1e-3, 0.0, 1e-3), "with a short last block", visible=False)
     yield Case("many", inputs(seed + 3, 4100 + seed % 99, 6, 3e-3, 0.5, 10.0), "after six steps", visible=False)
 
@@ -237,4 +317,12 @@ def cases(seed: int) -> Iterator[Case]:
 @exercise.oracle
 def oracle(parameter, gradients, lr, betas, eps, weight_decay):
     parameter, state = trained_by_bitsandbytes(parameter, gradients, lr, betas, eps, weight_decay)
-    return described(parameter, state) | {"codes1_table": ["signed"], "codes2_table": ["not negative"]}
+    return (
+        {"returned_state_lacks": "nothing"}
+        | described(parameter, state)
+        | {
+            "codes1_table": ["signed"],
+            "codes2_table": ["not negative"],
+            "arguments_changed": "none",
+        }
+    )

@@ -2,7 +2,7 @@
 r"""
 # QLoRA, for real
 
-*About 150 minutes for you. The notebook itself runs for about 20 minutes on two CPU cores, up to 10 of them
+*About 200 minutes for you. The notebook itself runs for about 25 minutes on two CPU cores, up to 10 of them
 training.*
 
 You will take apart what QLoRA does to a model, piece by piece, and check each piece against the library that people

@@ -62,9 +62,9 @@ def memory_estimate(
         weight as NF4 with double quantisation: ceil(n / 2) bytes of codes, 1 byte for each block of 64 (the last may
         be short), 4 bytes for each 256 blocks, 4 bytes of offset. (Code tables, 1 kB a layer, are left out.)
     gradients: float32, of what is trained.
-    optimizer: Adam's two moments of what is trained. optimizer_bits 32: float32. 8 (adapters only): a matrix of at
-        least 4,096 values has two 1-byte codes a value and two 4-byte maxima for each block of 256; a smaller one
-        stays float32.
+    optimizer: Adam's two moments of what is trained. optimizer_bits 32: float32. 8: a matrix of at least 4,096 values
+        has two 1-byte codes a value and two 4-byte maxima for each block of 256; a smaller one stays float32. With
+        "full", optimizer_bits is always 32.
     layer_inputs: what gradient checkpointing keeps, the input (batch, length, hidden_size) of each of `layers`
         layers, in the dtype of the 16-bit weights, or float32 with "full".
     logits: one float32 copy of (batch, length, vocabulary).
@@ -97,11 +97,11 @@ def nf4_bytes(count: int) -> int:
     return math.ceil(count / 2) + blocks + 4 * math.ceil(blocks / 256) + 4
 
 
-def adam_bytes(count: int, bits: int) -> int:
+def adam_bytes(count: int, bits: int, threshold: int = 4096, maxima: int = 2) -> int:
     """Two moments of one tensor."""
-    if bits == 32 or count < 4096:
+    if bits == 32 or count < threshold:
         return 8 * count
-    return 2 * count + 8 * math.ceil(count / 256)
+    return 2 * count + 4 * maxima * math.ceil(count / 256)
 
 
 @exercise.alternative
@@ -174,6 +174,80 @@ def always_two_bytes(**inputs):
     return estimate
 
 
+def with_moments(inputs, **rule):
+    """The right estimate, but for moments by another rule, or of A and B taken together."""
+    together, right = rule.pop("together", False), memory_estimate(**inputs)
+    if inputs["optimizer_bits"] == 32:
+        return right
+    sizes = [[inputs["rank"] * inn, inputs["rank"] * out] for out, inn in inputs["linear_shapes"]]
+    counts = [sum(pair) for pair in sizes] if together else [count for pair in sizes for count in pair]
+    return right | {"optimizer": sum(adam_bytes(count, 8, **rule) for count in counts)}
+
+
+@exercise.misconception(
+    hint="`optimizer` in 8 bits is too small: matrices of fewer than 4,096 values stay in float32, and you gave them "
+    "8-bit state, too."
+)
+def no_threshold(**inputs):
+    return with_moments(inputs, threshold=0)
+
+
+@exercise.misconception(
+    hint="`optimizer` in 8 bits is off for matrices of exactly 4,096 values: they are large enough for 8-bit state."
+)
+def more_than_threshold(**inputs):
+    return with_moments(inputs, threshold=4097)
+
+
+@exercise.misconception(
+    hint="`optimizer` in 8 bits takes A and B of a layer as one matrix. Each has its own state, its own blocks, and "
+    "decides by its own size."
+)
+def pair_as_one_matrix(**inputs):
+    return with_moments(inputs, together=True)
+
+
+@exercise.misconception(
+    hint="`optimizer` in 8 bits counts one row of block maxima. There are two moments, and each has its own."
+)
+def maxima_of_one_moment(**inputs):
+    return with_moments(inputs, maxima=1)
+
+
+@exercise.misconception(
+    hint="`weights` with 'qlora' is a few bytes off: you rounded the sum over all layers. Each matrix is quantised by "
+    "itself, with its own rounding up and its own offset."
+)
+def rounded_over_the_total(**inputs):
+    right = memory_estimate(**inputs)
+    if inputs["method"] == "qlora":
+        right["weights"] = (
+            nf4_bytes(sum(math.prod(s) for s in inputs["linear_shapes"])) + 2 * inputs["other_parameters"]
+        )
+    return right
+
+
+@exercise.misconception(
+    hint="`weights` with 'qlora' keeps each block maximum in four bytes. Double quantisation stores it in one, and "
+    "adds four bytes for each 256 of them."
+)
+def maxima_in_float32(**inputs):
+    right = memory_estimate(**inputs)
+    if inputs["method"] == "qlora":
+        right["weights"] = 2 * inputs["other_parameters"]
+        for rows, columns in inputs["linear_shapes"]:
+            right["weights"] += math.ceil(rows * columns / 2) + 4 * math.ceil(rows * columns / 64)
+    return right
+
+
+@exercise.misconception(
+    hint="`adapters` are counted in 16 bits. Only the frozen weights are 16-bit; what is trained is float32."
+)
+def adapters_in_sixteen_bits(**inputs):
+    estimate = memory_estimate(**inputs)
+    return estimate | {"adapters": estimate["adapters"] // 2}
+
+
 def case_inputs(
     method: str, bits: int, rank: int, hidden: int, middle: int, heads: int, layers: int, vocabulary: int, tokens
 ) -> dict:
@@ -201,7 +275,7 @@ def cases(seed: int) -> Iterator[Case]:
     yield Case("full", case_inputs("full", 32, 8, 64, 128, 2, 2, vocabulary, (2, 9)), "with full fine-tuning")
     yield Case("lora", case_inputs("lora", 32, 8, 64, 192, 4, 2, vocabulary, (1, 16)), "with LoRA")
     yield Case("qlora", case_inputs("qlora", 32, 4, 64, 128, 2, 3, vocabulary, (3, 5)), "with QLoRA")
-    yield Case("qlora_8bit", case_inputs("qlora", 8, 40, 128, 192, 1, 1, 131, (1, 7)), "with 8-bit optimizer state")
+    yield Case("qlora_8bit", case_inputs("qlora", 8, 32, 128, 192, 1, 1, 131, (1, 7)), "with 8-bit optimizer state")
     yield Case(
         "lora_8bit",
         case_inputs("lora", 8, 33 + seed % 9, 128, 320, 2, 1, 77, (4, 1)),

@@ -26,6 +26,8 @@ exercise = Exercise(
         "Three look-ups: byte to two codes, code to codebook value, position to the maximum of its block.",
         "With `nested`, `absmax` is itself a row of 8-bit codes: decode it the same way (look up, scale by block), "
         "then add the offset.",
+        "A uint8 tensor between brackets is read as a mask of yes and no, not as positions: turn codes into whole "
+        "numbers of 64 bits before you look them up.",
     ),
     forbidden=("bitsandbytes",),
     seconds=20.0,
@@ -136,6 +138,64 @@ def nested_block_too_short(packed, shape, codebook, absmax, nested=None, block_s
         scales = nested["absmax"][(torch.arange(absmax.numel()) // block_size).clamp_max(last)]
         absmax = nested["codebook"][absmax.long()] * scales + nested["offset"]
     return variant(packed, shape, codebook, absmax, None, block_size, nested_block_size)
+
+
+@exercise.misconception(
+    hint="If the error speaks of a mask: torch reads uint8 indices as yes and no, not as positions. Turn codes into "
+    "whole numbers of 64 bits first. If an index is out of bounds: count which block each position lies in once more."
+)
+def bytes_as_indices(packed, shape, codebook, absmax, nested=None, block_size=64, nested_block_size=256):
+    halves = torch.stack([packed.flatten() // 16, packed.flatten() % 16], dim=1)
+    return codebook[halves.flatten()[: shape[0] * shape[1]]]
+
+
+@exercise.misconception(
+    hint="All first halves come before all second halves. The two weights of a byte are neighbours: weights 0 and 1 "
+    "are in byte 0, weights 2 and 3 in byte 1."
+)
+def halves_one_after_another(packed, shape, codebook, absmax, nested=None, block_size=64, nested_block_size=256):
+    count = shape[0] * shape[1]
+    halves = torch.cat([packed.flatten() // 16, packed.flatten() % 16])[:count]
+    maxima = block_maxima(absmax, nested, nested_block_size)
+    return decode(halves, codebook, maxima, block_size).reshape(shape)
+
+
+@exercise.misconception(
+    hint="Your blocks begin anew with each row. They run on over the ends of rows: count positions in the flat matrix."
+)
+def blocks_restarted_on_each_row(packed, shape, codebook, absmax, nested=None, block_size=64, nested_block_size=256):
+    halves = torch.stack([packed.flatten() // 16, packed.flatten() % 16], dim=1).flatten()[: shape[0] * shape[1]]
+    row, column = torch.arange(shape[0]).unsqueeze(1), torch.arange(shape[1])
+    block = row * -(-shape[1] // block_size) + column // block_size  # more blocks than there are maxima: clamped
+    maxima = block_maxima(absmax, nested, nested_block_size)
+    return codebook[halves.long()].reshape(shape) * maxima[block.clamp_max(len(maxima) - 1)]
+
+
+@exercise.misconception(
+    hint="You added the offset before the scale, so it is scaled, too. Scale the codebook value first, then add."
+)
+def offset_scaled(packed, shape, codebook, absmax, nested=None, block_size=64, nested_block_size=256):
+    if nested is not None:
+        offset = nested["offset"] * nested["absmax"].repeat_interleave(nested_block_size)[: absmax.numel()]
+        absmax = decode(absmax, nested["codebook"], nested["absmax"], nested_block_size) + offset
+    return variant(packed, shape, codebook, absmax, None, block_size, nested_block_size)
+
+
+@exercise.misconception(
+    hint="You read the 8-bit codes of the maxima as evenly spaced numbers, code / 255. They are codes into the "
+    "nested codebook, which is dense around zero and has both signs."
+)
+def absmax_codes_over_255(packed, shape, codebook, absmax, nested=None, block_size=64, nested_block_size=256):
+    even = torch.arange(256) / 255
+    changed = None if nested is None else nested | {"codebook": even}
+    return variant(packed, shape, codebook, absmax, changed, block_size, nested_block_size)
+
+
+def block_maxima(absmax: Tensor, nested: dict | None, nested_block_size: int) -> Tensor:
+    """The maxima of the blocks as float32, for wrong answers that go astray elsewhere."""
+    if nested is None:
+        return absmax
+    return decode(absmax, nested["codebook"], nested["absmax"], nested_block_size) + nested["offset"]
 
 
 def quantised(seed: int, rows: int, columns: int, double: bool, block_size: int = 64) -> dict:

@@ -33,8 +33,8 @@ exercise = Exercise(
     mutates=True,
     library_note="peft does the same, and also knows GPTQ, AQLM, HQQ, EETQ and torchao models, which must not be cast. "
     "(Today's transformers lets gradients in when you switch checkpointing on, for models whose main input is token "
-    "ids; other models and older versions do not, so peft asks for both.) With a large vocabulary the float32 embedding can be a gigabyte or more, which is why some recipes skip "
-    "the cast and keep only the norms in float32.",
+    "ids; other models and older versions do not, so peft asks for both.) With a large vocabulary the float32 "
+    "embedding can be a gigabyte or more, which is why some recipes skip the cast and keep only the norms in float32.",
     interview="Why must the embedding's output require a gradient when a frozen model is trained with checkpointing?",
 )
 

@@ -123,13 +123,17 @@ def always_float32(x, packed, dequantise):
 
 
 @exercise.misconception(
-    hint="W comes in the dtype that the decode function gives it, which need not be that of x: bring it to the dtype of "
-    "x before you multiply, in forward and in backward."
+    hint="Your result has the dtype of W, which is the decode function's affair and need not be that of x: bring W to "
+    "the dtype of x before you multiply, in forward and in backward."
 )
-def decoded_dtype_trusted(x, packed, dequantise):
+def result_in_dtype_of_w(x, packed, dequantise):
     from torch.utils.checkpoint import checkpoint
 
-    return checkpoint(lambda value: value @ dequantise(packed).T, x, use_reentrant=False)
+    def product(value):
+        weight = dequantise(packed)
+        return value.to(weight.dtype) @ weight.T
+
+    return checkpoint(product, x, use_reentrant=False)
 
 
 @exercise.probe
