@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from course.workspace import WorkspaceError, first_lesson
 
+CONFIG_FOLDER = Path(__file__).resolve().parent / "jupyter_config"
 FIRST_PORT = 8888
 PORTS_TRIED = 50
 START_TIMEOUT_SECONDS = 90
@@ -32,6 +33,10 @@ def run_lab(folder: Path, port: int | None, browser: bool, announce: Callable[[s
         "OMP_WAIT_POLICY": "passive",
         **os.environ,
         "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not the user's
+        # Asks nobody about news: what it would fetch is on the network, and this course runs without one.
+        "JUPYTER_CONFIG_PATH": os.pathsep.join(
+            filter(None, [str(CONFIG_FOLDER), os.environ.get("JUPYTER_CONFIG_PATH")])
+        ),
     }
     process = subprocess.Popen(lab_command(folder, free_port(port), browser), cwd=folder, env=environment)
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -61,7 +66,6 @@ def lab_command(folder: Path, port: int, browser: bool) -> list[str]:
         "--ServerApp.answer_yes=True",  # Ctrl-C stops at once instead of asking
         "--Application.log_level=WARN",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-        "--LabApp.news_url=None",
     ]
     if lesson:
         command.append(f"--LabApp.default_url=/lab/tree/{quote(lesson)}")

@@ -188,6 +188,7 @@ def test_learner_is_told_their_mistake_then_passes_and_progress_survives_a_resta
         notebook = Notebook(page, lesson.notebook_name.removesuffix(".ipynb"))
         notebook.open(lab)
         notebook.picture("1_lesson_opened")
+        assert not page.get_by_text("notified about official").count(), "the lesson opens without a pop-up"
         notebook.run("from grader import")
 
         notebook.run(identifier)
