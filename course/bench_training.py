@@ -104,7 +104,7 @@ def run_trl(options: argparse.Namespace) -> dict[str, Any]:
                 "max_steps": steps,
                 "learning_rate": config.learning_rate,
                 "lr_scheduler_type": config.schedule,
-                "warmup_steps": _warmup_steps(config, steps),
+                "warmup_steps": config.warmup_steps(steps),
                 "weight_decay": config.weight_decay,
                 "max_grad_norm": config.clip_norm,
                 "max_length": config.max_length,
@@ -182,10 +182,6 @@ def _prepare(options: argparse.Namespace) -> tuple[Any, Any, list[Any], EncodedR
 def _median_cpu_seconds(runs: list[dict[str, Any]]) -> float:
     """The processor's time for a run: it stays put when other programs slow the clock's time down."""
     return statistics.median(run["cpu_seconds"] for run in runs)
-
-
-def _warmup_steps(config: TrainingConfig, steps: int) -> int:
-    return sum(config.learning_rate_at(step, steps) < config.learning_rate for step in range(steps // 2))
 
 
 def _run_worker(kind: str, options: argparse.Namespace) -> dict[str, Any]:

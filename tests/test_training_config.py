@@ -43,7 +43,9 @@ def test_the_schedule_equals_transformers(schedule):
     config = TrainingConfig(schedule=schedule, warmup_fraction=0.2, learning_rate=3e-4)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
     name = "constant_with_warmup" if schedule == "constant" else schedule
-    theirs = get_scheduler(name, optimizer, num_warmup_steps=5, num_training_steps=steps)
+    warmup_steps = config.warmup_steps(steps)
+    assert warmup_steps == 5
+    theirs = get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=steps)
     for step in range(steps):
         assert config.learning_rate_at(step, steps) == pytest.approx(theirs.get_last_lr()[0], rel=1e-12)
         optimizer.step()

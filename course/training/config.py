@@ -84,13 +84,17 @@ class TrainingConfig:
             return self.max_steps
         return max(1, math.ceil(self.epochs * row_count / self.batch_size))
 
+    def warmup_steps(self, steps: int) -> int:
+        """How many of the first steps the learning rate rises for, in a run of `steps`."""
+        return math.ceil(self.warmup_fraction * steps)
+
     def learning_rate_at(self, step: int, steps: int) -> float:
         """The learning rate of step number `step`, counted from 0, in a run of `steps`.
 
         A pure function of the step, so a resumed run needs no stored schedule. It equals transformers'
         `get_scheduler` of the same name: linear warm-up, then the line to 0 or the half cosine to 0.
         """
-        warmup_steps = math.ceil(self.warmup_fraction * steps)
+        warmup_steps = self.warmup_steps(steps)
         if step < warmup_steps:
             return self.learning_rate * step / warmup_steps
         progress = (step - warmup_steps) / max(1, steps - warmup_steps)
