@@ -548,6 +548,14 @@ for table in results:
 
 # %% [markdown]
 r"""
+<details><summary>What we saw, after you have seen yours</summary>
+
+0 of 359 both times. Told only, the base model mostly does not answer with a query at all (217 of 359). Shown four
+examples it does: 310 of its 359 answers parse. But it carries tables and columns of the examples over (235 name
+something this database does not have), and the rest give wrong results. Following a format is easy to show; reading
+a schema is not.
+</details>
+
 ### Train
 
 168 steps of 16 rows on NF4 weights with double quantisation, rank 16 on all linear layers, seed fixed. About 10
