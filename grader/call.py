@@ -74,7 +74,7 @@ def call(
 ) -> Outcome:
     """Call `answer(**inputs)`, or `probe(answer, **inputs)`; never raises what the answer raised, except Ctrl-C."""
     arguments = wire.decode(wire.loads(inputs))
-    printed = _Printed()  # Both streams: nbgrader scores 0 when a correct answer merely warns on stderr.
+    printed = Printed()  # Both streams: nbgrader scores 0 when a correct answer merely warns on stderr.
     started = time.perf_counter()
     value: Any = None
     error: CallError | None = None
@@ -92,7 +92,7 @@ def call(
     except KeyboardInterrupt:
         raise
     except BaseException as raised:
-        error = _describe(raised, answer)
+        error = describe_error(raised, source_file(answer))
     return Outcome(
         value,
         error,
@@ -102,10 +102,11 @@ def call(
     )
 
 
-class _Printed(io.StringIO):
-    """Keeps the first characters written and drops the rest, so that endless printing costs no memory."""
+class Printed(io.StringIO):
+    """A stream that keeps the first characters written and drops the rest, so that endless printing costs no memory."""
 
     def write(self, text: str) -> int:
+        """Keep what there is room for, and report all of it as written."""
         room = PRINTED_CHARACTERS - self.tell()
         if room > 0:
             super().write(text[:room])
@@ -170,8 +171,8 @@ def _changed(arguments: dict[str, Any], inputs: bytes) -> tuple[str, ...]:
     return tuple(changed)
 
 
-def _describe(raised: BaseException, answer: Callable[..., Any]) -> CallError:
-    file = source_file(answer)
+def describe_error(raised: BaseException, file: str) -> CallError:
+    """What was raised, and where in the learner's own `file` (a notebook cell's name)."""
     all_frames = list(_frames(raised.__traceback__))
     frames = [frame for frame in all_frames if frame.f_code.co_filename == file]
     try:

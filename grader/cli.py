@@ -124,6 +124,38 @@ def run(
 
 
 @app.command()
+def grade(
+    submissions: Annotated[Path, typer.Argument(help="A folder with one folder or one notebook per learner.")],
+    lesson: Annotated[str, typer.Option("--lesson", help="The lesson, as in 07_lora.")],
+    folder: Annotated[
+        Path, typer.Option("--out", help="Where results are kept; a stopped run goes on from here.")
+    ] = Path("results"),
+    workers: Annotated[int | None, typer.Option(min=1, help="Submissions graded at once (default: the cores).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Secret seed of the cases (default: one kept in --out).")] = None,
+    memory_gib: Annotated[float, typer.Option(min=0.5, help="Memory a submission may use.")] = 4.0,
+    allow_weak: Annotated[
+        bool, typer.Option("--allow-weak-isolation", help="Grade even where the host cannot isolate learner code.")
+    ] = False,
+    course: CourseOption = None,
+) -> None:
+    """Grade a folder of submissions in sandboxes, in parallel; exit 1 when an exercise of ours is broken."""
+    from grader.cohort.command import grade_folder
+
+    grade_folder(
+        _course(course),
+        lesson,
+        submissions,
+        folder,
+        workers=workers,
+        seed=seed,
+        memory_bytes=int(memory_gib * 2**30),
+        allow_weak=allow_weak,
+        out=out,
+        fail=_fail,
+    )
+
+
+@app.command()
 def attempts(
     exercise: Annotated[str | None, typer.Argument(help="Exercise id, as in l07-lora-linear.")] = None,
     show_source: Annotated[bool, typer.Option("--source", help="Print each answer as it was.")] = False,

@@ -27,6 +27,8 @@ Answer = TypeVar("Answer", bound=Callable[..., Any])
 
 DIFFICULTIES = ("easy", "medium", "hard")
 IMPORTANCES = ("core", "extension")
+LIMIT_FACTOR = 10
+SHORTEST_LIMIT_SECONDS = 20.0
 
 
 class DeclarationError(ValueError):
@@ -125,6 +127,11 @@ class Exercise:
     def answer_name(self) -> str:
         """The name the learner gives the answer: the reference's own."""
         return self._required(self.answer, "reference").__name__
+
+    @property
+    def limit_seconds(self) -> float:
+        """Wall time of one call before it is stopped, the same at the desk and in the official run."""
+        return max(SHORTEST_LIMIT_SECONDS, LIMIT_FACTOR * self.seconds)
 
     @property
     def source_file(self) -> str:

@@ -40,16 +40,74 @@ def violations(answer: Callable[..., Any], forbidden: Sequence[str]) -> list[str
     return [name for name in forbidden if _is_named(name, names) or _is_among(name, values)]
 
 
+def violations_in_source(cells: Sequence[str], answer_name: str, forbidden: Sequence[str]) -> list[str]:
+    """The same, read from a notebook's cells alone: for answers that must not be run here."""
+    if not forbidden:
+        return []
+    definitions, imported = _top_level(cells)
+    scope = {bound: _loaded(full) for bound, full in imported.items()}
+    names: set[str] = set()
+    values: list[Any] = []
+    seen: set[str] = set()
+    waiting = [answer_name]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in definitions:
+            continue
+        seen.add(name)
+        dotted_names, own_imports = _names_in(definitions[name])
+        for dotted in dotted_names:
+            head, _, rest = dotted.partition(".")
+            waiting.append(head)
+            known = own_imports if head in own_imports else imported
+            if head in known and head not in definitions:
+                full = f"{known[head]}.{rest}" if rest else known[head]
+                names |= {full, _resolve(dotted, scope)}
+                values.append(_loaded(full))
+    return [name for name in forbidden if _is_named(name, names) or _is_among(name, values)]
+
+
+def _top_level(cells: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """(source of each name that the cells define, what each imported name stands for); the last one counts."""
+    definitions: dict[str, str] = {}
+    imported: dict[str, str] = {}
+    for cell in cells:
+        try:
+            for node in ast.parse(cell).body:
+                source = ast.unparse(node)
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    imported |= _names_in(source)[1]
+                definitions |= dict.fromkeys(_names_bound(node), source)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue  # A cell with magics, or one that is no Python.
+    return definitions, imported
+
+
+def _names_bound(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _loaded(full: str) -> Any:
+    """The object of that full name, among modules that are loaded already; None otherwise. Nothing is imported."""
+    module_name = full
+    while module_name and module_name not in sys.modules:
+        module_name = module_name.rpartition(".")[0]
+    if not module_name:
+        return None
+    rest = full.removeprefix(module_name).lstrip(".")
+    return _value(rest, vars(sys.modules[module_name])) if rest else sys.modules[module_name]
+
+
 def _is_named(name: str, used_names: set[str]) -> bool:
     return any(used == name or used.startswith(f"{name}.") for used in used_names)
 
 
 def _is_among(name: str, values: Sequence[Any]) -> bool:
     """Whether the forbidden object itself was reached, by whatever name: `from torch import softmax as s`."""
-    module_name = name
-    while module_name and module_name not in sys.modules:
-        module_name = module_name.rpartition(".")[0]
-    found = _value(name.removeprefix(module_name).lstrip("."), vars(sys.modules[module_name])) if module_name else None
+    found = _loaded(name)
     return found is not None and any(found is value for value in values)
 
 

@@ -19,6 +19,9 @@ from grader.compare import Difference, compare
 from grader.exercise import Case, Exercise
 from grader.result import CaseResult, Result
 
+# Errors that no Python code raises: what a sandbox reports when the process that ran the answer is gone.
+ENDED_THE_RUN = ("Died", "OutOfMemory", "NotTried", "BadReply")
+
 
 class BrokenExerciseError(RuntimeError):
     """The exercise itself failed (cases, oracle, reference, accept): our fault, never the learner's."""
@@ -79,6 +82,8 @@ def call_all(
 def find_difference(exercise: Exercise, question: Question, outcome: Outcome) -> Difference | None:
     """What is wrong with one outcome, or None when it is right."""
     if outcome.error:
+        if outcome.error.type in ENDED_THE_RUN:
+            return Difference("raised", "", f"your code did not come back: {outcome.error.message}")
         # Without a line of theirs on the stack, it was raised by what was done with their answer or its result.
         theirs = outcome.error.line or outcome.error.type == "OutOfTime"
         return Difference(
@@ -131,7 +136,7 @@ def judge(
     """
     seconds = sum(outcome.seconds for outcome in outcomes)
     if all(o.error and o.error.type == "NotImplementedError" and o.error.own for o in outcomes):
-        return _plain(exercise, "todo", "Not started: the stub still raises NotImplementedError.", seconds)
+        return not_started(exercise, seconds=seconds)
     differences = [find_difference(exercise, q, o) for q, o in zip(questions, outcomes, strict=True)]
     cases = tuple(_case_result(q.case, d, o) for q, d, o in zip(questions, differences, outcomes, strict=True))
     groups = _group_points(exercise, cases, bool(violations))
@@ -285,6 +290,13 @@ def _brief(value: Any) -> str:
 def _plain(exercise: Exercise, status: str, message: str, seconds: float = 0.0) -> Result:
     groups = tuple((name, 0.0, float(points)) for name, points in (exercise.group_points or {}).items())
     return _result(exercise, status, 0.0, message, (), groups, seconds)
+
+
+def not_started(
+    exercise: Exercise, message: str = "Not started: the stub still raises NotImplementedError.", seconds: float = 0.0
+) -> Result:
+    """The result of a stub, or of an answer that is not there."""
+    return _plain(exercise, "todo", message, seconds)
 
 
 def broken(exercise: Exercise, error: Exception) -> Result:

@@ -22,8 +22,6 @@ from grader.progress import Progress, ProgressError, Standing
 from grader.result import Result
 
 LIVE_SEED = 0
-LIMIT_FACTOR = 10
-SHORTEST_LIMIT_SECONDS = 20.0
 TRIES_BEFORE_SOLUTION = 3
 PROGRESS_BAR_FROM_SECONDS = 5.0
 
@@ -90,10 +88,9 @@ def check_answer(exercise: Exercise, answer: Callable[..., Any], seed: int = LIV
         questions = prepare(exercise, seed)
     except BrokenExerciseError as error:
         return broken(exercise, error)
-    limit = max(SHORTEST_LIMIT_SECONDS, LIMIT_FACTOR * exercise.seconds)
     quiet = exercise.seconds <= PROGRESS_BAR_FROM_SECONDS
     with tqdm(total=len(questions), desc="checking", unit="case", leave=False, disable=quiet) as bar:
-        outcomes = call_all(exercise, answer, questions, limit, on_case=bar.update)
+        outcomes = call_all(exercise, answer, questions, exercise.limit_seconds, on_case=bar.update)
     found = violations(answer, exercise.forbidden)
     return judge(exercise, questions, outcomes, violations=found)
 

@@ -108,7 +108,8 @@ def _top_level_nodes(tree: ast.Module) -> dict[str, Any]:
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if isinstance(node, ast.Assign | ast.AnnAssign):
-            nodes |= {target.id: node for target in targets if isinstance(target, ast.Name)}
+            names = [each.id for target in targets if target for each in ast.walk(target) if isinstance(each, ast.Name)]
+            nodes |= dict.fromkeys(names, node)
     nodes.pop("exercise", None)
     return nodes
 

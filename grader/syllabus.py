@@ -5,7 +5,7 @@ A course registers itself through the entry point group `grader.courses`, whose 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,7 @@ class Course:
     skills: skill id -> what somebody who has it can do.
     root: the folder that holds notebooks/ and datasets/.
     prepare: run once in each process before its first exercise, for what a machine needs before it can compute safely.
+    readable: folders that learner code may read in the sandbox beside Python's packages: models, data.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Course:
     skills: Mapping[str, str]
     root: Path
     prepare: Callable[[], object] = lambda: None
+    readable: Callable[[], Sequence[str]] = tuple
 
     @property
     def lessons(self) -> tuple[Lesson, ...]:

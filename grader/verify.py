@@ -28,7 +28,6 @@ SEEDS = (0, 1, 2)
 DEFAULT_RTOL, DEFAULT_ATOL, DEFAULT_SECONDS = 1e-5, 1e-6, 2.0
 FEWEST_MISCONCEPTIONS = 3
 HINT_LINE_CHARACTERS = 10
-SHORTEST_LIMIT_SECONDS, LIMIT_FACTOR = 20.0, 10
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Evidence:
     def run(self, name: str, answer: Callable[..., Any], seed: int) -> list[Outcome]:
         """The outcomes of one answer on one seed."""
         if (name, seed) not in self.outcomes:
-            limit_seconds = max(SHORTEST_LIMIT_SECONDS, LIMIT_FACTOR * self.exercise.seconds)
+            limit_seconds = self.exercise.limit_seconds
             self.outcomes[name, seed] = call_all(self.exercise, answer, self.asked(seed), limit_seconds)
         return self.outcomes[name, seed]
 

@@ -354,8 +354,8 @@ def test_a_hint_may_name_the_result(tmp_path):
 
 
 def test_an_endless_misconception_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("grader.verify.SHORTEST_LIMIT_SECONDS", 0.3)
-    monkeypatch.setattr("grader.verify.LIMIT_FACTOR", 0)
+    monkeypatch.setattr("grader.exercise.SHORTEST_LIMIT_SECONDS", 0.3)
+    monkeypatch.setattr("grader.exercise.LIMIT_FACTOR", 0)
     edits = [(SUM, "    return base + update\n", "    while True:\n        pass\n")]
     assert verify(load_course(tmp_path, *edits), "l01_plain") == []  # Running for ever is a way to fail.
 

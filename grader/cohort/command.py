@@ -1,0 +1,95 @@
+"""`grader grade`: progress with an estimate of the time left, a table of what came out, and a summary per exercise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from grader.catalogue import Catalogue, CatalogueError
+from grader.cohort.collect import CollectError, find_submissions
+from grader.cohort.grading import Grader, WeakIsolationError
+from grader.cohort.result import SubmissionResult
+from grader.cohort.run import Graded, grade_all, processors
+from grader.cohort.store import ResultStore, StoreError
+from grader.cohort.warm_parent import WarmParentError
+from grader.result import STATUSES
+from grader.sandbox.isolation import Limits
+
+
+def grade_folder(
+    catalogue: Catalogue,
+    lesson_name: str,
+    submissions: Path,
+    folder: Path,
+    *,
+    workers: int | None,
+    seed: int | None,
+    memory_bytes: int,
+    allow_weak: bool,
+    out: Console,
+    fail: Callable[[str], NoReturn],
+) -> None:
+    """Grade, keep, report. Trouble that stops the run is told through `fail`; what was graded before it is kept."""
+    try:
+        lesson = catalogue.lesson(lesson_name)
+        handed = find_submissions(submissions, lesson)
+        store = ResultStore(folder, lesson.id)
+        secret = store.seed() if seed is None else seed
+        with out.status("starting") as status:
+            grader = Grader(
+                lesson.id,
+                seed=secret,
+                catalogue=catalogue,
+                limits=Limits(memory_bytes=memory_bytes),
+                allow_weak=allow_weak,
+                on_progress=status.update,
+            )
+        out.print(f"isolation: {grader.isolation}")
+        for gap in grader.isolation.missing:
+            out.print(f"not isolated here: {gap}", style="yellow")
+        with grader, _bar(out) as bar:
+            task = bar.add_task(lesson.id, total=len(handed))
+
+            def done(each: Graded) -> None:
+                bar.update(task, advance=1, description=f"{lesson.id} {each.result.learner}"[:40])
+
+            results = grade_all(grader, handed, store, workers=workers or processors(), on_done=done)
+        table = store.write_table(results)
+    except (CatalogueError, CollectError, StoreError, WeakIsolationError, WarmParentError) as error:
+        fail(str(error))
+    _report(results, out)
+    out.print(f"{len(results)} results in {store.folder}, scores in {table.name}", soft_wrap=True)
+    if any(result.status == "broken" for each in results for result in each.results):
+        fail("an exercise of the course is broken: its points count for nobody. `grader verify` says why.")
+
+
+def _bar(out: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=out,
+    )
+
+
+def _report(results: list[SubmissionResult], out: Console) -> None:
+    for each in results:
+        for note in [each.problem] * bool(each.problem) + list(each.repairs):
+            out.print(f"{each.learner}: {note}", markup=False, soft_wrap=True)
+    table = Table("exercise", *STATUSES, "commonest named mistake")
+    for index, first in enumerate(results[0].results):
+        mine = [each.results[index] for each in results]
+        counts = Counter(result.status for result in mine)
+        mistakes = Counter(result.misconception for result in mine if result.misconception).most_common(1)
+        common = f"{mistakes[0][0]} ({mistakes[0][1]})" if mistakes else ""
+        table.add_row(first.exercise_id, *(str(counts[status] or "") for status in STATUSES), common)
+    out.print(table)

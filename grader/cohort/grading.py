@@ -1,0 +1,233 @@
+"""Grade submissions of one lesson: `Grader` for many, `grade` for one.
+
+Judging happens in this process, where learner code never runs; calling happens in the children of one warm parent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grader.call import Outcome
+from grader.catalogue import Catalogue, find_course
+from grader.cohort.manifest import Manifest, preload, read_manifest
+from grader.cohort.public_tree import imports_of, lesson_sources, write_public_tree
+from grader.cohort.result import SubmissionResult
+from grader.cohort.session import Answered, Session
+from grader.cohort.submission import Submission, UnreadableError, read_submission
+from grader.cohort.warm_parent import WarmParent, WarmParentError
+from grader.exercise import Exercise
+from grader.forbidden import violations_in_source
+from grader.judge import BrokenExerciseError, Question, broken, call_all, judge, not_started, prepare
+from grader.result import Result
+from grader.sandbox.isolation import Isolation, Limits
+
+RESTARTS = 3
+
+
+class WeakIsolationError(RuntimeError):
+    """This host cannot confine learner code; says what is missing and how to go on all the same."""
+
+
+@dataclass
+class _Prepared:
+    """One exercise made ready: its questions, or why it is broken, and the outcomes of its misconceptions."""
+
+    exercise: Exercise
+    questions: list[Question]
+    broken: Result | None = None
+
+
+class Grader:
+    """Grades submissions of one lesson with one secret seed. Use as a context manager; `grade` from any thread.
+
+    limits: of each child. allow_weak: grade also where the host cannot isolate.
+    """
+
+    def __init__(
+        self,
+        lesson: str,
+        *,
+        seed: int,
+        catalogue: Catalogue | None = None,
+        limits: Limits | None = None,
+        allow_weak: bool = False,
+        on_progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.catalogue = catalogue or find_course()
+        self.lesson = self.catalogue.lesson(lesson)
+        self.seed, self.limits, self.allow_weak = seed, limits or Limits(), allow_weak
+        self.folder = Path(tempfile.mkdtemp(prefix="grader-"))
+        self.parent_lock, self.judge_lock = threading.Lock(), threading.Lock()
+        self.wrong_outcomes: dict[tuple[str, str], list[Outcome]] = {}
+        self.parent: WarmParent | None = None
+        try:
+            self.catalogue.course.prepare()
+            on_progress("reading the lesson")
+            self.manifest: Manifest = read_manifest(self.catalogue, self.lesson)
+            self.parent = self._start_parent()
+            on_progress("computing expected values, while the warm parent imports")
+            self.prepared = [self._prepare(exercise) for exercise in self.manifest.exercises]
+            self.isolation = self._require_isolation(self.parent)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Grader:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop the warm parent and remove its folder."""
+        if self.parent is not None:
+            self.parent.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the notebook, an exercise's file or the seed does; tells nothing of the seed."""
+        digest = hashlib.sha256(f"{self.manifest.digest} {self.seed}".encode())
+        for exercise in self.manifest.exercises:
+            digest.update(Path(exercise.source_file).read_bytes())
+        return digest.hexdigest()[:16]
+
+    def grade(self, data: bytes, learner: str = "") -> SubmissionResult:
+        """Grade one notebook. Bad input of any kind gives a result that says so, never an exception."""
+        began = time.monotonic()
+        digest = hashlib.sha256(data).hexdigest()
+        try:
+            submission = read_submission(data, self.manifest)
+        except UnreadableError as error:
+            results = tuple(not_started(exercise, "Nothing could be read.") for exercise in self.manifest.exercises)
+            return self._result(learner, digest, results, began, problem=str(error))
+        for attempt in range(RESTARTS):
+            parent = self.parent
+            assert parent is not None
+            try:
+                return self._grade(submission, learner, began, parent)
+            except WarmParentError:
+                if attempt + 1 == RESTARTS:
+                    raise
+                self._replace_parent(parent)
+        raise AssertionError("unreachable: the last restart raises")
+
+    def _grade(self, submission: Submission, learner: str, began: float, parent: WarmParent) -> SubmissionResult:
+        names = {exercise.id: exercise.answer_name for exercise in self.manifest.exercises}
+        session = Session(parent, submission, self._module_name, names)
+        try:
+            results = tuple(self._grade_exercise(prepared, session) for prepared in self.prepared)
+        finally:
+            session.close()
+        return self._result(
+            learner,
+            submission.sha256,
+            results,
+            began,
+            repairs=submission.repairs,
+            peak_bytes=session.peak_bytes,
+            processor_seconds=round(session.processor_seconds, 3),
+        )
+
+    def _grade_exercise(self, prepared: _Prepared, session: Session) -> Result:
+        exercise = prepared.exercise
+        if prepared.broken:
+            return prepared.broken
+        if exercise.id not in session.submission.answers:
+            return not_started(exercise)
+        answered: Answered = session.run(exercise, prepared.questions, exercise.limit_seconds)
+        if answered.absent:
+            return not_started(exercise, f"No answer was found: {answered.absent} after your notebook has run.")
+        found = violations_in_source(session.submission.sources, exercise.answer_name, exercise.forbidden)
+
+        def outcomes_of(wrong: Callable[..., Any]) -> list[Outcome]:
+            return self._outcomes_of(prepared, wrong)
+
+        with self.judge_lock:
+            return judge(exercise, prepared.questions, answered.outcomes, violations=found, outcomes_of=outcomes_of)
+
+    def _outcomes_of(self, prepared: _Prepared, wrong: Callable[..., Any]) -> list[Outcome]:
+        key = prepared.exercise.id, wrong.__name__
+        if key not in self.wrong_outcomes:
+            self.wrong_outcomes[key] = call_all(prepared.exercise, wrong, prepared.questions)
+        return self.wrong_outcomes[key]
+
+    def _prepare(self, exercise: Exercise) -> _Prepared:
+        try:
+            return _Prepared(exercise, prepare(exercise, self.seed))
+        except BrokenExerciseError as error:
+            return _Prepared(exercise, [], broken(exercise, error))
+
+    def _start_parent(self) -> WarmParent:
+        public = self.folder / "public"
+        if not public.exists():
+            public.mkdir()
+            write_public_tree(self.catalogue, self.lesson, public)
+        scratch = self.folder / "scratch"
+        scratch.mkdir(exist_ok=True)
+        sources = lesson_sources(public / self._package, self.catalogue, self.lesson)
+        own: list[tuple[str, list[str]]] = [(self._module_name(exercise), []) for exercise in self.manifest.exercises]
+        # IPython reads cell magics; the rest is what the lesson's own cells and probes import.
+        wanted = [("IPython.core.inputtransformer2", []), *imports_of([*preload(self.manifest), *sources])]
+        self.modules = [(name, names) for name, names in own + wanted if name.partition(".")[0] != "grader"]
+        return WarmParent(
+            python_path=[str(public)],
+            modules=self.modules,
+            readable=self.catalogue.course.readable(),
+            scratch=scratch,
+            limits=self.limits,
+        )
+
+    def _require_isolation(self, parent: WarmParent) -> Isolation:
+        isolation = parent.wait_until_ready(self._loaded())
+        if not isolation.holds and not self.allow_weak:
+            raise WeakIsolationError(
+                f"isolation: {isolation}. Missing: {'; '.join(isolation.missing)}. Grade on a Linux host that allows "
+                "these, or accept the risk with --allow-weak-isolation."
+            )
+        return isolation
+
+    def _loaded(self) -> list[str]:
+        """Modules loaded here, of the packages that the lesson imports."""
+        packages = {name.partition(".")[0] for name, _ in self.modules} - {self._package}
+        return sorted(name for name in list(sys.modules) if name.partition(".")[0] in packages)
+
+    @property
+    def _package(self) -> str:
+        return self.catalogue.course.lessons_package.partition(".")[0]
+
+    def _replace_parent(self, dead: WarmParent) -> None:
+        with self.parent_lock:
+            if self.parent is dead:
+                dead.close()
+                fresh = self._start_parent()
+                self._require_isolation(fresh)
+                self.parent = fresh  # Only now: another thread would ask it for children at once.
+
+    def _module_name(self, exercise: Exercise) -> str:
+        return f"{self.catalogue.course.lessons_package}.{self.lesson.id}.{exercise.file_stem}"
+
+    def _result(
+        self, learner: str, sha256: str, results: tuple[Result, ...], began: float, **details: Any
+    ) -> SubmissionResult:
+        return SubmissionResult(
+            learner=learner,
+            lesson=self.lesson.id,
+            sha256=sha256,
+            version=self.version,
+            isolation=str(self.isolation),
+            results=results,
+            seconds=round(time.monotonic() - began, 3),
+            **details,
+        )

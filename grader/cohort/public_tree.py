@@ -1,0 +1,53 @@
+"""The course as learner code may see it: no answers of the graded lesson, and nothing of later ones."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from grader.catalogue import Catalogue
+from grader.source import public_view
+from grader.syllabus import Lesson
+
+
+def write_public_tree(catalogue: Catalogue, lesson: Lesson, folder: Path) -> Path:
+    """Copy the course package into `folder`; exercise files from `lesson` on become their public view.
+
+    Earlier lessons keep their references: they are the library that this lesson builds on. Prose stays out.
+    """
+    package_name = catalogue.course.lessons_package.partition(".")[0]
+    package = Path(next(iter(sys.modules[package_name].__path__)))
+    target = folder / package_name
+    shutil.copytree(package, target, ignore=shutil.ignore_patterns("__pycache__", "lesson.py"))
+    lessons = catalogue.course.lessons
+    for later in lessons[lessons.index(lesson) :]:
+        inside = target / catalogue.lessons_folder.relative_to(package) / later.id
+        for stem in catalogue.stems(later):
+            if later is lesson:
+                view = public_view(catalogue.load(later, stem))
+                (inside / f"{stem}.py").write_text(view, encoding="utf-8")
+            else:
+                shutil.rmtree(inside, ignore_errors=True)
+    return target
+
+
+def imports_of(sources: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """(module, names taken from it) of every import in these sources, also those inside functions."""
+    found: dict[str, set[str]] = {}
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    found.setdefault(alias.name, set())
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.setdefault(node.module, set()).update(alias.name for alias in node.names if alias.name != "*")
+    return [(module, sorted(names)) for module, names in found.items() if module != "__future__"]
+
+
+def lesson_sources(tree: Path, catalogue: Catalogue, lesson: Lesson) -> list[str]:
+    """The sources of one lesson in the public tree."""
+    relative = Path(*catalogue.course.lessons_package.split(".")[1:], lesson.id)
+    return [file.read_text(encoding="utf-8") for file in sorted((tree / relative).glob("*.py"))]

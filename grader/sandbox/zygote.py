@@ -1,0 +1,201 @@
+"""The warm parent: imports once, then forks a child per submission in milliseconds. It runs no learner code itself.
+
+One for all workers of a machine: the imports, which are nearly all of the cost, are paid once. It never holds a secret,
+because whatever passed through it could be read by a later child: the submissions, the inputs and the answers go over
+a socket of the child's own, which is handed on unread.
+
+Run as `python -m grader.sandbox.zygote DESCRIPTOR CONFIG`. Control messages are JSON, one per packet:
+to it {"warm": [module, ...]}, {"fork": id} with the child's socket, {"kill": id}; from it {"ready": ...},
+{"warmed": threads}, {"started": id}, {"ended": id, "signal": n, "code": n, "reason": ""|"memory", "peak_bytes": n}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from grader.sandbox.isolation import (
+    NONE,
+    Limits,
+    Wall,
+    enter,
+    find_isolation,
+    malloc_trim,
+    private_bytes,
+    scratch_without_namespaces,
+)
+
+WATCH_SECONDS = 0.02
+LARGEST_CONTROL_MESSAGE = 64 * 1024
+CHANNEL_DESCRIPTOR = 3
+
+
+@dataclass
+class Running:
+    """One child that is alive."""
+
+    id: str
+    process: int
+    pidfd: int
+    peak_bytes: int = 0
+    reason: str = ""
+
+
+class Zygote:
+    """The loop: fork, watch memory, reap, report."""
+
+    def __init__(self, control: socket.socket, wall: Wall) -> None:
+        self.control = control
+        self.wall = wall
+        self.children: dict[str, Running] = {}
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(control, selectors.EVENT_READ, None)
+        self.base_bytes = private_bytes(os.getpid())
+
+    def serve(self) -> None:
+        """Until the grader hangs up; then nothing of it is left running."""
+        try:
+            while self._step():
+                pass
+        finally:
+            for child in self.children.values():
+                _kill(child.process)
+
+    def _step(self) -> bool:
+        for key, _ in self.selector.select(WATCH_SECONDS if self.children else None):
+            if key.data is not None:
+                self._reap(key.data)
+            elif not self._obey():
+                return False
+        for child in list(self.children.values()):
+            self._watch(child)
+        return True
+
+    def _obey(self) -> bool:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self.control, LARGEST_CONTROL_MESSAGE, 1)
+        except OSError:
+            return False
+        if not data:
+            return False
+        message = json.loads(data)
+        if "warm" in message:
+            warm_up([(name, []) for name in message["warm"]])
+            malloc_trim()
+            self.base_bytes = private_bytes(os.getpid())
+            self._tell({"warmed": thread_count()})
+        elif "kill" in message:
+            child = self.children.get(message["kill"])
+            if child:
+                _kill(child.process)
+        else:
+            self._fork(message["fork"], descriptors[0])
+        return True
+
+    def _fork(self, identity: str, descriptor: int) -> None:
+        process = os.fork()
+        if process == 0:
+            _become_child(descriptor, self.wall)
+        os.close(descriptor)
+        child = Running(identity, process, os.pidfd_open(process))
+        self.children[identity] = child
+        self.selector.register(child.pidfd, selectors.EVENT_READ, child)
+        self._tell({"started": identity})
+
+    def _watch(self, child: Running) -> None:
+        used = max(0, private_bytes(child.process) - self.base_bytes)
+        child.peak_bytes = max(child.peak_bytes, used)
+        if used > self.wall.limits.memory_bytes:
+            child.reason = "memory"
+            _kill(child.process)
+
+    def _reap(self, child: Running) -> None:
+        _, status, usage = os.wait4(child.process, 0)
+        self.selector.unregister(child.pidfd)
+        os.close(child.pidfd)
+        del self.children[child.id]
+        if not self.wall.isolation.namespaces:
+            shutil.rmtree(scratch_without_namespaces(self.wall, child.process), ignore_errors=True)
+        code = os.waitstatus_to_exitcode(status)
+        ended = {"ended": child.id, "signal": -min(code, 0), "code": max(code, 0), "reason": child.reason}
+        self._tell({**ended, "peak_bytes": child.peak_bytes, "processor_seconds": usage.ru_utime + usage.ru_stime})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        self.control.send(json.dumps(message).encode())
+
+
+def _kill(process: int) -> None:
+    """The child's whole group, or the child alone when it has not yet made one."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(process, signal.SIGKILL)
+
+
+def _become_child(descriptor: int, wall: Wall) -> None:
+    """Never returns. Whatever goes wrong before the learner's code starts is told on the channel."""
+    from grader.sandbox import child
+
+    try:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(nowhere, standard)
+        os.dup2(descriptor, CHANNEL_DESCRIPTOR)
+        os.closerange(CHANNEL_DESCRIPTOR + 1, 4096)
+        enter(wall)
+        child.main(CHANNEL_DESCRIPTOR)
+    except BaseException as error:
+        with contextlib.suppress(BaseException):
+            child.Channel(CHANNEL_DESCRIPTOR).send({"number": "", "failed": f"{type(error).__name__}: {error}"[:2000]})
+    finally:
+        os._exit(0)
+
+
+def warm_up(modules: Sequence[Sequence[Any]]) -> list[str]:
+    """Import modules, and names from them (a lazy package loads nothing until asked); returns what could not be."""
+    failed = []
+    for name, attributes in modules:
+        try:
+            module = importlib.import_module(name)
+        except Exception as error:
+            failed.append(f"{name}: {type(error).__name__}: {error}")
+            continue
+        for attribute in attributes:
+            with contextlib.suppress(Exception):
+                getattr(module, attribute)
+    return failed
+
+
+def thread_count() -> int:
+    """Threads of this process; more than one makes a fork unsafe."""
+    return len(os.listdir("/proc/self/task")) if Path("/proc/self/task").exists() else 1
+
+
+def main() -> None:
+    """Warm up, report, serve."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    config = json.loads(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the grader's to handle; it then hangs up.
+    isolation = find_isolation() if config["isolate"] else NONE
+    with contextlib.suppress(ImportError):
+        import tqdm
+
+        tqdm.tqdm.monitor_interval = 0  # Its monitor thread would make forking unsafe.
+    failed = warm_up(config["modules"])
+    control.send(json.dumps({"ready": {"isolation": asdict(isolation), "failed": failed}}).encode())
+    wall = Wall(isolation, config["readable"], config["scratch"], Limits(**config["limits"]))
+    Zygote(control, wall).serve()
+
+
+if __name__ == "__main__":
+    main()
