@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
 from typing import Any
 
 from grader import show, source
@@ -18,8 +19,10 @@ from grader.catalogue import Catalogue, CatalogueError, find_course
 from grader.exercise import Exercise
 from grader.forbidden import violations
 from grader.judge import BrokenExerciseError, broken, call_all, judge, prepare
+from grader.leaning import demo_names_used
 from grader.progress import Progress, ProgressError, Standing
 from grader.result import Result
+from grader.syllabus import Lesson
 
 LIVE_SEED = 0
 TRIES_BEFORE_SOLUTION = 3
@@ -39,7 +42,7 @@ def check(answer: Callable[..., Any]) -> float | None:
         return _official_points(answer)
     with _told_plainly():
         catalogue = find_course()
-        exercise = _exercise(catalogue, answer)
+        lesson, exercise = _find(catalogue, answer)
         catalogue.course.prepare()
         with _kept_progress() as progress:
             attempt = _begun(progress, exercise.id, source.source_of(answer))
@@ -53,7 +56,21 @@ def check(answer: Callable[..., Any]) -> float | None:
             _display(_card(exercise, result).html(), _card(exercise, result).text())
             if progress and attempt:
                 progress.finish(attempt, result)
+            _warn_of_demo_names(answer, catalogue.lesson_file(lesson))
     return None
+
+
+def _warn_of_demo_names(answer: Callable[..., Any], lesson_file: Path) -> None:
+    """Say what will not be there in an official run, while it is easy to mend."""
+    shell = _shell()
+    names = demo_names_used(answer, lesson_file, shell.user_ns.get("In", []) if shell else [])
+    if names:
+        listed = ", ".join(f"`{name}`" for name in names)
+        _show(
+            f"Your answer leans on {listed} from a demo cell",
+            "An official run takes imports, functions and classes from the lesson's own cells and runs yours. It does "
+            "not run the rest of the demos: define what you need in a cell of your own.",
+        )
 
 
 def _begun(progress: Progress | None, exercise_id: str, text: str) -> int | None:
@@ -70,7 +87,7 @@ def _official_points(answer: Callable[..., Any]) -> float:
     with _quiet_stderr():
         try:
             catalogue = find_course()
-            exercise = _exercise(catalogue, answer)
+            exercise = _find(catalogue, answer)[1]
         except CatalogueError as error:
             print(f"Nothing was checked: {error}")
             return 0.0
@@ -183,11 +200,7 @@ def use(name: str) -> Any:
     return exercise.answer
 
 
-def _exercise(catalogue: Catalogue, answer: Callable[..., Any]) -> Exercise:
-    return catalogue.find(getattr(answer, "__name__", repr(answer)))[1]
-
-
-def _find(catalogue: Catalogue, named: Named) -> tuple[Any, Exercise]:
+def _find(catalogue: Catalogue, named: Named) -> tuple[Lesson, Exercise]:
     return catalogue.find(named if isinstance(named, str) else getattr(named, "__name__", repr(named)))
 
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from attacks import ATTACKS, RIGHT, RIGHT_MEAN, SELF_HARM, WRONG
+from submissions import cell_of, code_cell, hand_in, released
+from tiny_courses import load_course
 
 from grader.catalogue import Catalogue
 from grader.cohort.grading import Grader
 from grader.sandbox.isolation import Limits
-from tests.fixtures.attacks import ATTACKS, RIGHT, RIGHT_MEAN, SELF_HARM, WRONG
-from tests.fixtures.submissions import cell_of, code_cell, hand_in, released
-from tests.fixtures.tiny_courses import load_course
 
 LESSON = "l01_plain"
 SUM, MEAN = "l01-scaled-sum", "l01-running-mean"

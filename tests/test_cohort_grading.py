@@ -9,14 +9,14 @@ from typing import Any
 
 import jsonschema
 import pytest
+from attacks import RIGHT, RIGHT_MEAN, WRONG
+from submissions import cell_of, code_cell, hand_in, released
+from tiny_courses import load_course
 
 from grader.catalogue import Catalogue
 from grader.cohort.grading import Grader
 from grader.cohort.result import SubmissionResult, schema
 from grader.live import check_answer
-from tests.fixtures.attacks import RIGHT, RIGHT_MEAN, WRONG
-from tests.fixtures.submissions import cell_of, code_cell, hand_in, released
-from tests.fixtures.tiny_courses import load_course
 
 LESSON = "l01_plain"
 SUM, MEAN = "l01-scaled-sum", "l01-running-mean"
@@ -277,7 +277,7 @@ def test_the_same_submission_gives_the_same_verdict_every_time(grader: Grader, c
 
 
 def test_forbidden_names_are_found_without_running_anything(tmp_path):
-    from tests.fixtures.tiny_courses import load_course as fresh
+    from tiny_courses import load_course as fresh
 
     catalogue = fresh(tmp_path)
     cheats = (

@@ -16,6 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from attacks import ATTACKS, RIGHT, RIGHT_MEAN, WRONG
+from submissions import hand_in
+from tiny_courses import copy_course, load_course
 
 from grader.catalogue import Catalogue
 from grader.cohort.collect import CollectError, Handed, find_submissions
@@ -24,9 +27,6 @@ from grader.cohort.result import SubmissionResult
 from grader.cohort.run import Graded, grade_all
 from grader.cohort.store import ResultStore, StoreError
 from grader.sandbox.isolation import NONE
-from tests.fixtures.attacks import ATTACKS, RIGHT, RIGHT_MEAN, WRONG
-from tests.fixtures.submissions import hand_in
-from tests.fixtures.tiny_courses import copy_course, load_course
 
 LESSON = "l01_plain"
 SUM, MEAN = "l01-scaled-sum", "l01-running-mean"
