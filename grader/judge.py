@@ -36,10 +36,16 @@ class Question:
     want: Any = None
 
 
-def prepare(exercise: Exercise, seed: int) -> list[Question]:
-    """Cases of this seed with their expected values; raises BrokenExerciseError."""
+def prepare(exercise: Exercise, seed: int, hidden_seed: int | None = None) -> list[Question]:
+    """Cases of this seed with their expected values; raises BrokenExerciseError.
+
+    hidden_seed: hidden cases come from this one, so that a visible case, whose inputs are shown, tells nothing of them.
+    """
     try:
         cases = exercise.make_cases(seed)
+        if hidden_seed is not None:
+            pairs = zip(cases, exercise.make_cases(hidden_seed), strict=True)
+            cases = [shown if shown.visible else hidden for shown, hidden in pairs]
         return [_question(exercise, case) for case in cases]
     except BrokenExerciseError:
         raise

@@ -15,7 +15,7 @@ from submissions import cell_of, code_cell, hand_in, released
 from tiny_courses import load_course
 
 from grader.catalogue import Catalogue
-from grader.cohort.grading import Grader
+from grader.cohort.grading import Grader, case_seeds
 from grader.sandbox.isolation import Limits
 
 LESSON = "l01_plain"
@@ -196,6 +196,26 @@ def test_hidden_inputs_and_values_are_never_told(grader: Grader, catalogue: Cata
     first = grader.grade(hand_in(catalogue, LESSON, {SUM: answer})).results[0]
     assert "when the scale is negative: the values are wrong" in first.message
     assert first.misconception == "sign_lost"
+
+
+def test_seeds_of_cases_tell_neither_the_secret_nor_each_other():
+    seeds = {case_seeds(5, name) for name in ("a", "b")} | {case_seeds(6, "a")}
+    flat = [seed for pair in seeds for seed in pair]
+    assert len(set(flat)) == 6 and not {5, 6} & set(flat)
+    assert all(0 <= seed < 2**31 for seed in flat)
+    assert case_seeds(5, "a") == case_seeds(5, "a")
+
+
+def test_a_hidden_input_cannot_be_carried_into_a_message(grader: Grader, catalogue: Catalogue):
+    """Learner code keeps every input it sees and raises it where the message is shown."""
+    spy = "SEEN = []\n\n\ndef scaled_sum(base, update, scale):\n    SEEN.append(base.tolist())\n    return base\n"
+    tell = "class RunningMean:\n    def __init__(self, start):\n        raise ValueError(repr(SEEN))\n"
+    result = grader.grade(hand_in(catalogue, LESSON, {SUM: spy, MEAN: tell}))
+    message = next(each.message for each in result.results if each.exercise_id == MEAN)
+    hidden = [q for p in grader.prepared for q in p.questions if p.exercise.id == SUM and not q.case.visible]
+    shown = [q for p in grader.prepared for q in p.questions if p.exercise.id == SUM and q.case.visible]
+    assert repr(shown[0].case.inputs["base"].tolist()) in message
+    assert hidden and not [q for q in hidden if repr(q.case.inputs["base"].tolist()) in message]
 
 
 def test_one_bad_submission_does_not_stop_those_after_it(grader: Grader, catalogue: Catalogue):

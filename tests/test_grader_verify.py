@@ -84,7 +84,7 @@ BREAKS: dict[str, tuple[str, str, list[tuple[str, str, str]]]] = {
                 "@exercise.probe\ndef probe(answer: Any, numbers",
                 "@exercise.probe\ndef probe(answer: Any, *, step=STEP, numbers",
             ),
-            (MEAN, "exercise = Exercise(", "STEP, OTHER = 1, 2\nexercise = Exercise("),
+            (MEAN, "exercise = Exercise(", "if True:\n    STEP = 1\nexercise = Exercise("),
         ],
     ),
     "stub names what the notebook does not import": (
@@ -99,6 +99,11 @@ BREAKS: dict[str, tuple[str, str, list[tuple[str, str, str]]]] = {
         "misconceptions",
         "scale_forgotten passes",
         [(SUM, "    return base + update\n", "    return base + scale * update\n")],
+    ),
+    "cases change their names with the seed": (
+        "cases",
+        "change with the seed",
+        [(SUM, '    yield Case("wide"', '    yield Case(f"wide {seed}"')],
     ),
     "misconception is not started": (
         "misconceptions",

@@ -27,6 +27,7 @@ from grader.cohort.warm_parent import WarmParent, WarmParentError
 from grader.exercise import Exercise
 from grader.forbidden import violations_in_source
 from grader.judge import BrokenExerciseError, Question, broken, call_all, judge, not_started, prepare
+from grader.live import LIVE_SEED
 from grader.result import Result
 from grader.sandbox.isolation import Isolation, Limits
 
@@ -49,14 +50,15 @@ class _Prepared:
 class Grader:
     """Grades submissions of one lesson with one secret seed. Use as a context manager; `grade` from any thread.
 
-    limits: of each child. allow_weak: grade also where the host cannot isolate.
+    seed: None for the public cases of the live check. limits: of each child. allow_weak: grade also where the host
+    cannot isolate.
     """
 
     def __init__(
         self,
         lesson: str,
         *,
-        seed: int,
+        seed: int | None,
         catalogue: Catalogue | None = None,
         limits: Limits | None = None,
         allow_weak: bool = False,
@@ -127,9 +129,15 @@ class Grader:
         names = {exercise.id: exercise.answer_name for exercise in self.manifest.exercises}
         session = Session(parent, submission, self._module_name, names)
         try:
-            results = tuple(self._grade_exercise(prepared, session) for prepared in self.prepared)
+            # All visible cases first: what learner code says is shown for those, and it must not know a hidden one yet.
+            visible = [self._call(prepared, session, visible=True) for prepared in self.prepared]
+            hidden = [self._call(prepared, session, visible=False) for prepared in self.prepared]
         finally:
             session.close()
+        results = tuple(
+            self._judge(prepared, submission, visible[number], hidden[number])
+            for number, prepared in enumerate(self.prepared)
+        )
         return self._result(
             learner,
             submission.sha256,
@@ -140,22 +148,30 @@ class Grader:
             processor_seconds=round(session.processor_seconds, 3),
         )
 
-    def _grade_exercise(self, prepared: _Prepared, session: Session) -> Result:
+    def _call(self, prepared: _Prepared, session: Session, *, visible: bool) -> Answered:
+        exercise = prepared.exercise
+        if prepared.broken or exercise.id not in session.submission.answers:
+            return Answered([])
+        asked = [question for question in prepared.questions if question.case.visible == visible]
+        return session.run(exercise, asked, exercise.limit_seconds)
+
+    def _judge(self, prepared: _Prepared, submission: Submission, visible: Answered, hidden: Answered) -> Result:
         exercise = prepared.exercise
         if prepared.broken:
             return prepared.broken
-        if exercise.id not in session.submission.answers:
+        if exercise.id not in submission.answers:
             return not_started(exercise)
-        answered: Answered = session.run(exercise, prepared.questions, exercise.limit_seconds)
-        if answered.absent:
-            return not_started(exercise, f"No answer was found: {answered.absent} after your notebook has run.")
-        found = violations_in_source(session.submission.sources, exercise.answer_name, exercise.forbidden)
+        if absent := visible.absent or hidden.absent:
+            return not_started(exercise, f"No answer was found: {absent} after your notebook has run.")
+        rest = {True: iter(visible.outcomes), False: iter(hidden.outcomes)}
+        outcomes = [next(rest[question.case.visible]) for question in prepared.questions]
+        found = violations_in_source(submission.sources, exercise.answer_name, exercise.forbidden)
 
         def outcomes_of(wrong: Callable[..., Any]) -> list[Outcome]:
             return self._outcomes_of(prepared, wrong)
 
         with self.judge_lock:
-            return judge(exercise, prepared.questions, answered.outcomes, violations=found, outcomes_of=outcomes_of)
+            return judge(exercise, prepared.questions, outcomes, violations=found, outcomes_of=outcomes_of)
 
     def _outcomes_of(self, prepared: _Prepared, wrong: Callable[..., Any]) -> list[Outcome]:
         key = prepared.exercise.id, wrong.__name__
@@ -165,7 +181,7 @@ class Grader:
 
     def _prepare(self, exercise: Exercise) -> _Prepared:
         try:
-            return _Prepared(exercise, prepare(exercise, self.seed))
+            return _Prepared(exercise, prepare(exercise, *case_seeds(self.seed, exercise.id)))
         except BrokenExerciseError as error:
             return _Prepared(exercise, [], broken(exercise, error))
 
@@ -231,3 +247,17 @@ class Grader:
             seconds=round(time.monotonic() - began, 3),
             **details,
         )
+
+
+def case_seeds(secret: int | None, exercise_id: str) -> tuple[int, int]:
+    """(seed of the visible cases, seed of the hidden ones) of one exercise; neither tells the secret or the other.
+
+    An input may hold the seed it was made from, and messages show the inputs of visible cases.
+    """
+    if secret is None:
+        return LIVE_SEED, LIVE_SEED
+
+    def derived(kind: str) -> int:
+        return int.from_bytes(hashlib.sha256(f"{secret} {exercise_id} {kind}".encode()).digest()[:4]) >> 1
+
+    return derived("visible"), derived("hidden")

@@ -352,8 +352,8 @@ test questions are written by hand in other words than the training rows. Two nu
 - **executed accuracy**: the share of test questions for which the model's query, run against the database, returns
   what the right query returns.
 
-**Predict both after 64 steps of 8 rows**, one and a half passes over the training rows. (The measurement before training
-takes about a quarter of a minute.)
+**Predict both after 64 steps of 8 rows**, one and a half passes over the training rows. (The measurement before
+training takes about a quarter of a minute.)
 """
 
 # %%

@@ -1,130 +1,25 @@
-"""The course's own linter: every rule that an exercise must keep to be worth trusting; `grader verify` runs them.
-
-A rule is a function that yields refusals. A refusal says where, which rule, what is wrong, and what to do next.
-"""
+"""The rules for one exercise: its declaration, answers, cases, stub, misconceptions, tolerance, time and hints."""
 
 from __future__ import annotations
 
-import ast
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-import jupytext
-import nbformat
-
 from grader import source, wire
-from grader.build import BuildError, build_lesson, notebook_path, stale_notebooks
 from grader.call import Outcome
-from grader.catalogue import Catalogue, snake_case
+from grader.catalogue import snake_case
 from grader.compare import compare
 from grader.exercise import Exercise
 from grader.forbidden import violations
-from grader.judge import BrokenExerciseError, Question, call_all, find_difference, judge, prepare
+from grader.judge import call_all, find_difference, judge
 from grader.syllabus import Lesson
+from grader.verify.evidence import SEEDS, Evidence, Refusal
 
-SEEDS = (0, 1, 2)
 DEFAULT_RTOL, DEFAULT_ATOL, DEFAULT_SECONDS = 1e-5, 1e-6, 2.0
 FEWEST_MISCONCEPTIONS = 3
 HINT_LINE_CHARACTERS = 10
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """One broken rule. next: what the author should do."""
-
-    where: str
-    rule: str
-    problem: str
-    next: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: [{self.rule}] {self.problem}. {self.next}"
-
-
-@dataclass
-class Evidence:
-    """What one exercise's answers gave, computed once and shared by the rules."""
-
-    exercise: Exercise
-    lesson: Lesson
-    questions: dict[int, list[Question]] = field(default_factory=dict)
-    outcomes: dict[tuple[str, int], list[Outcome]] = field(default_factory=dict)
-
-    def refuse(self, rule: str, problem: str, next_action: str) -> Refusal:
-        """A refusal of this exercise."""
-        return Refusal(self.exercise.id, rule, problem, next_action)
-
-    def asked(self, seed: int) -> list[Question]:
-        """The questions of a seed."""
-        if seed not in self.questions:
-            self.questions[seed] = prepare(self.exercise, seed)
-        return self.questions[seed]
-
-    def run(self, name: str, answer: Callable[..., Any], seed: int) -> list[Outcome]:
-        """The outcomes of one answer on one seed."""
-        if (name, seed) not in self.outcomes:
-            limit_seconds = self.exercise.limit_seconds
-            self.outcomes[name, seed] = call_all(self.exercise, answer, self.asked(seed), limit_seconds)
-        return self.outcomes[name, seed]
-
-    @property
-    def right_answers(self) -> dict[str, Callable[..., Any]]:
-        """The reference and the alternatives by name."""
-        assert self.exercise.answer is not None
-        return {self.exercise.answer_name: self.exercise.answer, **self.exercise.alternatives}
-
-
-def verify(
-    catalogue: Catalogue, lesson_name: str | None = None, on_exercise: Callable[[str], None] = lambda _: None
-) -> list[Refusal]:
-    """Every refusal in a course, or in one lesson of it."""
-    catalogue.course.prepare()
-    only = catalogue.lesson(lesson_name) if lesson_name else None
-    refusals: list[Refusal] = []
-    for lesson in (only,) if only else catalogue.course.lessons:
-        for stem in catalogue.stems(lesson):
-            on_exercise(f"{lesson.id}/{stem}")
-            refusals += _verify_exercise(catalogue, lesson, stem)
-        on_exercise(f"{lesson.id}/lesson.py")
-        refusals += verify_lesson(catalogue, lesson)
-    if only is None:
-        refusals += verify_tree(catalogue)
-    return refusals
-
-
-def _verify_exercise(catalogue: Catalogue, lesson: Lesson, stem: str) -> list[Refusal]:
-    try:
-        exercise = catalogue.load(lesson, stem)
-        early = [*declaration(exercise, lesson, stem, catalogue.course.skills), *_named_once(catalogue, lesson, stem)]
-    except Exception as error:
-        problem = f"{type(error).__name__}: {error}"
-        return [Refusal(f"{lesson.id}/{stem}.py", "declaration", problem, "Mend the file so that it imports")]
-    evidence = Evidence(exercise, lesson)
-    try:
-        for seed in SEEDS:
-            evidence.asked(seed)
-    except BrokenExerciseError as error:
-        return [
-            *early,
-            evidence.refuse("cases", str(error), "Make cases, oracle and reference run on every seed"),
-        ]
-    for rule in RULES:
-        try:
-            early += rule(evidence)
-        except Exception as error:
-            problem = f"its rule {rule.__name__} stopped on {type(error).__name__}: {error}"
-            early.append(evidence.refuse("cases", problem, "Mend what it calls: cases, probe, accept or an answer"))
-    return early
-
-
-def _named_once(catalogue: Catalogue, lesson: Lesson, stem: str) -> Iterator[Refusal]:
-    """check(fn) finds the exercise by the function's name, so no two lessons may share one."""
-    others = [other.id for other in catalogue.course.lessons if other != lesson and stem in catalogue.stems(other)]
-    if others:
-        problem = f"{', '.join(others)} has an exercise called {stem} too"
-        yield Refusal(f"{lesson.id}/{stem}.py", "declaration", problem, "Rename one: check() could not tell them apart")
 
 
 def declaration(exercise: Exercise, lesson: Lesson, stem: str, skills: Iterable[str]) -> Iterator[Refusal]:
@@ -201,6 +96,11 @@ def cases_repeat(evidence: Evidence) -> Iterator[Refusal]:
         yield evidence.refuse("cases", "every seed makes the same inputs", "Let at least one case depend on the seed")
     if not any(question.case.visible for question in evidence.asked(SEEDS[0])):
         yield evidence.refuse("cases", "every case is hidden", "Make at least one visible")
+    shapes = {tuple((q.case.name, q.case.visible, q.case.group) for q in evidence.asked(seed)) for seed in SEEDS}
+    if len(shapes) > 1:
+        # An official run takes visible and hidden cases from two seeds.
+        problem = "the number, names, groups or visibility of its cases change with the seed"
+        yield evidence.refuse("cases", problem, "Let the seed change inputs only")
 
 
 def stub_is_todo(evidence: Evidence) -> Iterator[Refusal]:
@@ -387,95 +287,3 @@ RULES = (
     time_is_kept,
     hints_keep_the_secret,
 )
-
-
-def verify_lesson(catalogue: Catalogue, lesson: Lesson) -> Iterator[Refusal]:
-    """Each exercise is marked exactly once, its stub runs where it stands, and no notebook shows an answer."""
-    file = catalogue.lesson_file(lesson)
-    if not file.exists():
-        yield Refusal(lesson.id, "lesson", f"{file.name} is missing", "Write it, or take the lesson off the syllabus")
-        return
-    cells = jupytext.reads(file.read_text(encoding="utf-8"), fmt="py:percent").cells
-    stems = catalogue.stems(lesson)
-    marked = [cell.metadata["exercise"] for cell in cells if "exercise" in cell.metadata]
-    for stem in sorted(set(stems) | set(marked)):
-        if marked.count(stem) != 1 or stem not in stems:
-            problem = f"exercise {stem!r} is marked {marked.count(stem)} times and declared {stems.count(stem)} times"
-            yield Refusal(lesson.id, "markers", problem, f'Write `# %% exercise="{stem}"` exactly once')
-    try:
-        text = build_lesson(catalogue, lesson)
-    except Exception as error:  # Building imports the exercises: anything may come.
-        problem = str(error) if isinstance(error, BuildError) else f"{type(error).__name__}: {error}"
-        yield Refusal(lesson.id, "build", problem, "Mend the lesson, or the exercise it names")
-        return
-    yield from _stubs_run_in_place(lesson, nbformat.reads(text, as_version=4))
-    shown = _lines_shown(text)
-    path = notebook_path(catalogue, lesson)
-    if path.exists():
-        try:
-            shown |= _lines_shown(path.read_text(encoding="utf-8"))
-        except Exception as error:
-            problem = f"cannot be read as a notebook: {type(error).__name__}"
-            yield Refusal(f"notebooks/{path.name}", "stale", problem, "Run `grader build` and commit the result")
-    yield from _no_answer_shown(catalogue, lesson, shown)
-
-
-def _lines_shown(notebook_text: str) -> set[str]:
-    cells = nbformat.reads(notebook_text, as_version=4).cells
-    return {source.squeeze(line) for cell in cells for line in cell.source.splitlines()}
-
-
-def _stubs_run_in_place(lesson: Lesson, notebook: Any) -> Iterator[Refusal]:
-    """A stub's signature may only use names that an import in an earlier cell binds."""
-    namespace: dict[str, Any] = {"__name__": "__main__"}
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
-        try:
-            tree = ast.parse(
-                "\n".join("" if line.startswith(("%", "!")) else line for line in cell.source.splitlines())
-            )
-        except SyntaxError as error:
-            yield Refusal(f"{lesson.id}/{cell.id}", "lesson", f"does not parse: {error}", "Mend the cell")
-            continue
-        is_stub = cell.metadata.get("nbgrader", {}).get("solution", False)
-        body: list[ast.stmt] = [n for n in tree.body if is_stub or isinstance(n, ast.Import | ast.ImportFrom)]
-        try:
-            # Without dont_inherit this file's own `annotations` import would keep a stub's annotations unread.
-            exec(compile(ast.Module(body, []), cell.id, "exec", dont_inherit=True), namespace)
-        except Exception as error:
-            problem = f"the cell {cell.id} fails on {type(error).__name__}: {error}"
-            yield Refusal(lesson.id, "stub", problem, "Import what it uses in a cell above it")
-
-
-def _no_answer_shown(catalogue: Catalogue, lesson: Lesson, shown: set[str]) -> Iterator[Refusal]:
-    for stem in catalogue.stems(lesson):
-        try:
-            exercise = catalogue.load(lesson, stem)
-        except Exception:
-            continue  # Refused by _verify_exercise already.
-        leaked = sorted(source.answer_lines(exercise) & shown)
-        if leaked:
-            yield Refusal(
-                exercise.id,
-                "answers",
-                f"the notebook shows the answer line {leaked[0]}",
-                "Write that demo another way",
-            )
-
-
-def verify_tree(catalogue: Catalogue) -> Iterator[Refusal]:
-    """Notebooks equal their rebuild; no Python file stands under datasets/."""
-    try:
-        for stale in stale_notebooks(catalogue):
-            problem = "is missing" if stale.missing else "differs from its rebuild"
-            yield Refusal(f"notebooks/{stale.path.name}", "stale", problem, "Run `grader build` and commit the result")
-    except Exception:
-        pass  # A lesson that cannot be built: reported by verify_lesson already.
-    for file in sorted((catalogue.course.root / "datasets").rglob("*.py")):
-        yield Refusal(
-            file.relative_to(catalogue.course.root).as_posix(),
-            "datasets",
-            "a Python file here would shadow the `datasets` package",
-            "Move it under course/",
-        )
