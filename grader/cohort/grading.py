@@ -75,6 +75,7 @@ class Grader:
             self.catalogue.course.prepare()
             on_progress("reading the lesson")
             self.manifest: Manifest = read_manifest(self.catalogue, self.lesson)
+            self.version = checks_version(self.manifest, seed)
             self.parent = self._start_parent()
             on_progress("computing expected values, while the warm parent imports")
             self.prepared = [self._prepare(exercise) for exercise in self.manifest.exercises]
@@ -96,14 +97,6 @@ class Grader:
         if self.parent is not None:
             self.parent.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    @property
-    def version(self) -> str:
-        """Changes whenever the notebook, an exercise's file or the seed does; tells nothing of the seed."""
-        digest = hashlib.sha256(f"{self.manifest.digest} {self.seed}".encode())
-        for exercise in self.manifest.exercises:
-            digest.update(Path(exercise.source_file).read_bytes())
-        return digest.hexdigest()[:16]
 
     def grade(self, data: bytes, learner: str = "") -> SubmissionResult:
         """Grade one notebook. Bad input of any kind gives a result that says so, never an exception."""
@@ -247,6 +240,14 @@ class Grader:
             seconds=round(time.monotonic() - began, 3),
             **details,
         )
+
+
+def checks_version(manifest: Manifest, seed: int | None) -> str:
+    """Changes whenever the notebook, an exercise's file or the seed does; tells nothing of the seed."""
+    digest = hashlib.sha256(f"{manifest.digest} {seed}".encode())
+    for exercise in manifest.exercises:
+        digest.update(Path(exercise.source_file).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def case_seeds(secret: int | None, exercise_id: str) -> tuple[int, int]:

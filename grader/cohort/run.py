@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from grader.cohort.collect import Handed
 from grader.cohort.grading import Grader
+from grader.cohort.manifest import Manifest
 from grader.cohort.result import SubmissionResult
 from grader.cohort.store import ResultStore
 from grader.judge import not_started
@@ -64,7 +65,7 @@ def _grade_one(grader: Grader, handed: Handed, store: ResultStore) -> Graded:
     try:
         data = handed.read()
     except OSError as error:
-        return Graded(_unreadable(grader, handed, error), kept=False)
+        return Graded(unreadable(grader.manifest, grader.version, str(grader.isolation), handed, error), kept=False)
     digest = hashlib.sha256(data).hexdigest()
     kept = store.fresh(handed.learner, digest, grader.version)
     if kept is not None:
@@ -74,15 +75,15 @@ def _grade_one(grader: Grader, handed: Handed, store: ResultStore) -> Graded:
     return Graded(result, kept=False)
 
 
-def _unreadable(grader: Grader, handed: Handed, error: OSError) -> SubmissionResult:
+def unreadable(manifest: Manifest, version: str, isolation: str, handed: Handed, error: OSError) -> SubmissionResult:
     """A file that could not be opened: told, and not kept, so that the next run tries again."""
     return SubmissionResult(
         learner=handed.learner,
-        lesson=grader.lesson.id,
+        lesson=manifest.lesson.id,
         sha256="",
-        version=grader.version,
-        isolation=str(grader.isolation),
-        results=tuple(not_started(exercise, "Nothing could be read.") for exercise in grader.manifest.exercises),
+        version=version,
+        isolation=isolation,
+        results=tuple(not_started(exercise, "Nothing could be read.") for exercise in manifest.exercises),
         problem=f"the file cannot be read: {error}",
     )
 
