@@ -16,11 +16,13 @@ from typing import Any
 
 from grader.source import squeeze
 
+STUB_BODY = "raiseNotImplementedError"
+
 
 def demo_names_used(answer: Callable[..., Any], lesson_file: Path, inputs: Sequence[str] = ()) -> list[str]:
     """The variables of the lesson's demo cells that `answer` reads, itself or through functions of the notebook.
 
-    inputs: the cells that were run; a name that the learner's own cell assigns is the learner's own.
+    inputs: the cells that were run; a name that the learner's own cell binds is the learner's own, unless by a stub.
     """
     text = lesson_file.read_text(encoding="utf-8")
     demo = _assigned(text)
@@ -30,25 +32,25 @@ def demo_names_used(answer: Callable[..., Any], lesson_file: Path, inputs: Seque
     released = squeeze(text)
     own: set[str] = set()
     for cell in inputs:
-        if squeeze(cell) not in released:
-            own |= _assigned(cell)
+        if squeeze(cell) not in released and STUB_BODY not in squeeze(cell):
+            own |= _assigned(cell, definitions_too=True)
     return sorted(used - own)
 
 
-def _assigned(source: str) -> set[str]:
-    """Names that top-level statements bind to values, not to functions, classes or modules."""
+def _assigned(source: str, *, definitions_too: bool = False) -> set[str]:
+    """Names that top-level statements bind to values; with definitions_too also functions and classes."""
     try:
         body = ast.parse(source).body
     except SyntaxError:
         return set()
-    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
-    return {
-        node.id
-        for statement in body
-        if not isinstance(statement, definitions)
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
+    names: set[str] = set()
+    for statement in body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names |= {statement.name} if definitions_too else set()
+        elif not isinstance(statement, ast.Import | ast.ImportFrom):
+            stored = (node for node in ast.walk(statement) if isinstance(node, ast.Name))
+            names |= {node.id for node in stored if isinstance(node.ctx, ast.Store)}
+    return names
 
 
 def _globals_read(answer: Callable[..., Any]) -> set[str]:

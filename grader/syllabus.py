@@ -5,8 +5,8 @@ A course registers itself through the entry point group `grader.courses`, whose 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -38,6 +38,14 @@ class Module:
 
 
 @dataclass(frozen=True)
+class Sandbox:
+    """What a course needs where learner code is confined. readable: files and folders; environment: variables."""
+
+    readable: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Course:
     """Everything the grader needs to know about a course.
 
@@ -45,7 +53,7 @@ class Course:
     skills: skill id -> what somebody who has it can do.
     root: the folder that holds notebooks/ and datasets/.
     prepare: run once in each process before its first exercise, for what a machine needs before it can compute safely.
-    readable: folders that learner code may read in the sandbox beside Python's packages: models, data.
+    sandbox: asked once when an official run begins: what learner code finds there beside Python's packages.
     """
 
     title: str
@@ -54,7 +62,7 @@ class Course:
     skills: Mapping[str, str]
     root: Path
     prepare: Callable[[], object] = lambda: None
-    readable: Callable[[], Sequence[str]] = tuple
+    sandbox: Callable[[], Sandbox] = lambda: Sandbox()
 
     @property
     def lessons(self) -> tuple[Lesson, ...]:

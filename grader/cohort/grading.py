@@ -190,10 +190,12 @@ class Grader:
         # IPython reads cell magics; the rest is what the lesson's own cells and probes import.
         wanted = [("IPython.core.inputtransformer2", []), *imports_of([*preload(self.manifest), *sources])]
         self.modules = [(name, names) for name, names in own + wanted if name.partition(".")[0] != "grader"]
+        sandbox = self.catalogue.course.sandbox()
         return WarmParent(
             python_path=[str(public)],
             modules=self.modules,
-            readable=self.catalogue.course.readable(),
+            readable=sandbox.readable,
+            environment=sandbox.environment,
             scratch=scratch,
             limits=self.limits,
         )

@@ -24,7 +24,7 @@ START_SECONDS = 300
 END_SECONDS = 10
 MODULES_PER_MESSAGE = 300
 # Passed on from the grader's environment; a child sees nothing else of it.
-KEPT_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "COURSE_MODEL", "COURSE_CACHE", "XDG_CACHE_HOME", "LD_LIBRARY_PATH")
+KEPT_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "LD_LIBRARY_PATH")
 
 
 class WarmParentError(RuntimeError):

@@ -1,0 +1,50 @@
+"""What lesson L05 says of the libraries and of the course's own data, so that a change in either is noticed."""
+
+from __future__ import annotations
+
+import pytest
+
+from course.lessons.l05_data.assistant_labels import assistant_labels
+from course.lessons.l05_data.chats import bundled_tokenizer
+from course.lessons.l05_data.pad_batch import pad_batch
+from course.sql import load_examples, to_messages
+from course.training.encoding import encode
+
+pytestmark = pytest.mark.slow
+
+
+def rows(count: int) -> list[dict[str, list[int]]]:
+    tokenizer = bundled_tokenizer()
+    header = tokenizer("<|im_start|>assistant\n")["input_ids"]
+    made = []
+    for example in load_examples("train")[:count]:
+        ids = tokenizer.apply_chat_template(to_messages(example), return_dict=True)["input_ids"]
+        made.append({"input_ids": ids, "labels": assistant_labels(ids, header, tokenizer.eos_token_id)})
+    return made
+
+
+def test_labels_equal_those_of_the_training_toolkit() -> None:
+    """Two implementations that share no line; the toolkit leaves off the newline after the last end token."""
+    for row, example in zip(rows(200), load_examples("train"), strict=False):
+        encoded = encode(to_messages(example), bundled_tokenizer(), 512)
+        assert list(encoded.input_ids) == row["input_ids"][:-1]
+        assert list(encoded.labels) == row["labels"][:-1]
+
+
+def test_the_default_collator_hides_every_end_token_and_ours_none() -> None:
+    from transformers import DataCollatorForLanguageModeling
+
+    tokenizer, batch = bundled_tokenizer(), rows(8)
+    theirs = DataCollatorForLanguageModeling(tokenizer, mlm=False)([{"input_ids": row["input_ids"]} for row in batch])
+    ours = pad_batch(batch, tokenizer.pad_token_id)
+    end = tokenizer.eos_token_id
+    assert tokenizer.pad_token_id == end
+    assert not (theirs["labels"] == end).any()
+    assert (ours["labels"] == end).sum() == 8
+
+
+def test_trl_still_has_no_training_template_for_the_base_model() -> None:
+    from trl.chat_template_utils import get_training_chat_template
+
+    with pytest.raises(ValueError, match="not training-compatible"):
+        get_training_chat_template(bundled_tokenizer())
