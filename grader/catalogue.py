@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from grader.exercise import Exercise
+from grader.source import DECLARES
 from grader.syllabus import Course, Lesson
 
 MARKER = re.compile(r'^# %%.*\bexercise="(\w+)"', re.MULTILINE)
@@ -78,9 +79,8 @@ class Catalogue:
 
     def stems(self, lesson: Lesson) -> list[str]:
         """File stems of a lesson's exercises in the order it marks them, unmarked ones last; imports nothing."""
-        declares = re.compile(r"^exercise\s*(:[^=]+)?=\s*Exercise\(", re.MULTILINE)
         files = sorted((self.lessons_folder / lesson.id).glob("*.py"))
-        declared = [file.stem for file in files if declares.search(file.read_text(encoding="utf-8"))]
+        declared = [file.stem for file in files if DECLARES.search(file.read_text(encoding="utf-8"))]
         prose = self.lesson_file(lesson)
         marked = MARKER.findall(prose.read_text(encoding="utf-8")) if prose.exists() else []
         return sorted(declared, key=lambda stem: marked.index(stem) if stem in marked else len(marked))

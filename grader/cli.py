@@ -123,13 +123,41 @@ def run(
         _fail("not every check passed")
 
 
+@app.command("nbgrader")
+def make_nbgrader_course(
+    folder: Annotated[Path, typer.Argument(help="The course folder; made if it is not there.")],
+    lesson: Annotated[list[str] | None, typer.Option("--lesson", help="Only this lesson; may be repeated.")] = None,
+    course: CourseOption = None,
+) -> None:
+    """Make an nbgrader course folder from the lessons, or bring it up to date; exit 1 when a change is refused."""
+    from grader.build import BuildError
+    from grader.nbgrader_course import CourseFolderError, make_course
+
+    catalogue = _course(course)
+    try:
+        with out.status("starting") as status:
+            made = make_course(catalogue, folder, lesson or (), on_progress=status.update)
+    except (CatalogueError, BuildError, CourseFolderError) as error:
+        _fail(str(error))
+    for each in made:
+        out.print(f"{each.assignment}: {each.state}")
+    if refused := [each.reason for each in made if each.reason]:
+        _fail("\n".join(refused))
+
+
 @app.command()
 def grade(
-    submissions: Annotated[Path, typer.Argument(help="A folder with one folder or one notebook per learner.")],
     lesson: Annotated[str, typer.Option("--lesson", help="The lesson, as in 07_lora.")],
+    submissions: Annotated[
+        Path | None, typer.Argument(help="A folder with one folder or one notebook per learner.")
+    ] = None,
+    nbgrader: Annotated[
+        Path | None, typer.Option(help="Grade this nbgrader course instead, and write scores into its gradebook.")
+    ] = None,
     folder: Annotated[
-        Path, typer.Option("--out", help="Where results are kept; a stopped run goes on from here.")
-    ] = Path("results"),
+        Path | None,
+        typer.Option("--out", help="Where results are kept; a stopped run goes on from here (default: results)."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Submissions graded at once (default: the cores).")] = None,
     seed: Annotated[int | None, typer.Option(help="Secret seed of the cases (default: one kept in --out).")] = None,
     scheduler: Annotated[
@@ -144,11 +172,32 @@ def grade(
     """Grade a folder of submissions in sandboxes, in parallel; exit 1 when an exercise of ours is broken."""
     from grader.cohort.command import grade_folder
 
+    if (submissions is None) == (nbgrader is None):
+        _fail("Name a folder of submissions, or an nbgrader course with --nbgrader FOLDER: one of the two.")
+    if nbgrader is not None:
+        from grader.nbgrader_command import grade_nbgrader
+
+        if scheduler:
+            _fail("--nbgrader grades on this machine: leave --scheduler out.")
+        grade_nbgrader(
+            _course(course),
+            lesson,
+            nbgrader,
+            folder,
+            workers=workers,
+            seed=seed,
+            memory_bytes=int(memory_gib * 2**30),
+            allow_weak=allow_weak,
+            out=out,
+            fail=_fail,
+        )
+        return
+    assert submissions is not None
     grade_folder(
         _course(course),
         lesson,
         submissions,
-        folder,
+        folder or Path("results"),
         workers=workers,
         scheduler=scheduler,
         course=course,

@@ -175,7 +175,8 @@ def recognise(
     """(name of the misconception with the same outputs, True when it agrees on every case).
 
     Full agreement, with the same error messages where both raise, wins. Otherwise the one that agrees on most failing
-    cases, if it is alone in that: a likely part of the trouble. ("", False) when none fits.
+    cases, if it is alone in that: a likely part of the trouble. One that goes wrong on a case which this answer gets
+    right is another mistake, and is never named. ("", False) when none fits.
     """
     agreements: dict[str, int] = {}
     failing = [i for i, difference in enumerate(differences) if difference]
@@ -184,7 +185,8 @@ def recognise(
         agrees = [_same(exercise, q, mine, other) for q, mine, other in zip(questions, outcomes, theirs, strict=True)]
         if all(agrees) and all(_message(m) == _message(o) for m, o in zip(outcomes, theirs, strict=True)):
             return name, True
-        agreements[name] = sum(agrees[i] for i in failing)
+        if all(agrees[i] for i in range(len(agrees)) if i not in failing):
+            agreements[name] = sum(agrees[i] for i in failing)
     most = max(agreements.values(), default=0)
     leaders = [name for name, count in agreements.items() if count == most]
     return (leaders[0], False) if most and len(leaders) == 1 else ("", False)

@@ -6,22 +6,26 @@ score on them, so a change is refused here, with the reason.
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
-from nbgrader.api import MissingEntry
 from nbgrader.apps.api import NbGraderAPI
 from traitlets.config import PyFileConfigLoader
 
 from grader.build import build_lesson, write_atomically
 from grader.catalogue import Catalogue
+from grader.nbgrader_gradebook import (
+    LOCKED,
+    CourseFolderError,
+    GradedCell,
+    commands_on_path,
+    count_submissions,
+    gradebook_cells,
+)
 from grader.syllabus import Lesson
 
 CONFIG_FILE = "nbgrader_config.py"
@@ -37,11 +41,6 @@ c.GenerateAssignment.preprocessors = {PREPROCESSORS}
 # Seconds that one cell may take under `nbgrader autograde`: lessons train models.
 c.Execute.timeout = 1800
 '''
-LOCKED = "database is locked"
-
-
-class CourseFolderError(RuntimeError):
-    """An nbgrader course folder that cannot be made or used; says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,6 @@ class Made:
     assignment: str
     state: str
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class GradedCell:
-    """One cell that scores or comments hang on. points: None for an answer cell."""
-
-    source: str
-    points: float | None
 
 
 def make_course(
@@ -114,17 +105,6 @@ def graded_cells(notebook: NotebookNode) -> dict[str, GradedCell]:
     return found
 
 
-def gradebook_cells(course: NbGraderAPI, assignment: str) -> dict[str, GradedCell] | None:
-    """grade_id -> cell, as the gradebook has it; None when it does not know the assignment."""
-    with nbgrader_commands_on_path(), course.gradebook as gradebook:
-        try:
-            notebook = gradebook.find_notebook(assignment, assignment)
-        except MissingEntry:
-            return None
-        points = {cell.name: cell.max_score for cell in notebook.grade_cells}
-        return {cell.name: GradedCell(cell.source, points.get(cell.name)) for cell in notebook.source_cells}
-
-
 def differences(old: dict[str, GradedCell], new: dict[str, GradedCell], *, texts: bool) -> list[str]:
     """What became of cells between two versions, in words. texts: whether a cell's text counts."""
     found = [f"{name} is gone" for name in old if name not in new]
@@ -137,35 +117,23 @@ def differences(old: dict[str, GradedCell], new: dict[str, GradedCell], *, texts
     return found
 
 
-@contextmanager
-def nbgrader_commands_on_path() -> Iterator[None]:
-    """nbgrader makes a database with the command `alembic`, which stands beside the interpreter."""
-    before = os.environ.get("PATH", os.defpath)
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{before}"
-    try:
-        yield
-    finally:
-        os.environ["PATH"] = before
-
-
 def _make(course: NbGraderAPI, catalogue: Catalogue, lesson: Lesson) -> Made:
     assignment = assignment_name(lesson)
     text = build_lesson(catalogue, lesson)
     source = Path(course.coursedir.format_path(course.coursedir.source_directory, ".", assignment))
     release = Path(course.coursedir.format_path(course.coursedir.release_directory, ".", assignment))
     file, released = source / lesson.notebook_name, release / lesson.notebook_name
-    known = gradebook_cells(course, assignment)
-    if known is not None and file.is_file() and released.is_file() and file.read_text(encoding="utf-8") == text:
+    known, wanted = gradebook_cells(course, assignment), nbformat.reads(text, as_version=4)
+    changes = differences(known or {}, graded_cells(wanted), texts=True)
+    if known is not None and not changes and _text_of(file) == text and _same_cells(released, wanted):
         return Made(assignment, "unchanged")
-    handed_in = _count_submissions(course, assignment)
-    if known is not None and handed_in:
-        changes = differences(known, graded_cells(nbformat.reads(text, as_version=4)), texts=True)
-        if changes:
-            reason = (
-                f"{assignment} has {handed_in} submissions, and scores hang on its cells: {'; '.join(changes)}. Grade "
-                "it with the version of the course that it was released from, and release the new one in a new folder."
-            )
-            return Made(assignment, "refused", reason)
+    handed_in = count_submissions(course, assignment)
+    if known is not None and handed_in and changes:
+        reason = (
+            f"{assignment} has {handed_in} submissions, and scores hang on its cells: {'; '.join(changes)}. Grade it "
+            "with the version of the course that it was released from, and release the new one in a new folder."
+        )
+        return Made(assignment, "refused", reason)
     try:
         source.mkdir(parents=True, exist_ok=True)
         write_atomically(file, text)
@@ -173,19 +141,24 @@ def _make(course: NbGraderAPI, catalogue: Catalogue, lesson: Lesson) -> Made:
         raise CourseFolderError(
             f"{file} cannot be written: {error}. Make room and run the same command again."
         ) from error
-    with nbgrader_commands_on_path():
+    with commands_on_path():
         outcome = course.generate_assignment(assignment)
     if not outcome["success"]:
-        file.unlink()  # So that the next run does not take it for released.
         raise CourseFolderError(_why(assignment, outcome))
     return Made(assignment, "made" if known is None else "updated")
 
 
-def _count_submissions(course: NbGraderAPI, assignment: str) -> int:
-    students = course.get_submitted_students(assignment)
-    with course.gradebook as gradebook:
-        students |= {submission.student_id for submission in gradebook.assignment_submissions(assignment)}
-    return len(students)
+def _text_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+def _same_cells(released: Path, wanted: NotebookNode) -> bool:
+    """Whether a release holds these cells; a run that was stopped may have left an older one."""
+    try:
+        cells = nbformat.read(released, as_version=4).cells
+    except (OSError, ValueError):
+        return False
+    return [(cell.id, cell.source) for cell in cells] == [(cell.id, cell.source) for cell in wanted.cells]
 
 
 def _require_stubs_kept(course: NbGraderAPI, config: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import linecache
+import re
 import textwrap
 import tokenize
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from grader.exercise import Exercise
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 ANSWER_LINE_CHARACTERS = 24
+DECLARES = re.compile(r"^exercise\s*(:[^=]+)?=\s*Exercise\(", re.MULTILINE)
 
 
 def answer_source(exercise: Exercise) -> str:
@@ -24,7 +26,7 @@ def answer_source(exercise: Exercise) -> str:
     nodes = _top_level_nodes(tree)
     kept = _reachable(nodes, [exercise.answer_name]) - {exercise.answer_name}
     used = _names_used([nodes[name] for name in [*kept, exercise.answer_name]])
-    imports = [source for names, source in _imports(text, tree) if names & used]
+    imports = [source for names, source in _imports(text, tree, _siblings(exercise)) if names & used]
     helpers = [_whole(text, node) for node in tree.body if any(nodes.get(name) is node for name in kept)]
     body = "\n\n\n".join([*helpers, definition_source(exercise, exercise.answer_name)])
     return "\n".join(imports) + "\n\n\n" + body if imports else body
@@ -114,10 +116,19 @@ def _top_level_nodes(tree: ast.Module) -> dict[str, Any]:
     return nodes
 
 
-def _imports(text: str, tree: ast.Module) -> list[tuple[set[str], str]]:
-    """(names it binds, source) of each top-level import but those of the grader."""
+def _siblings(exercise: Exercise) -> frozenset[str]:
+    """Modules of the other exercises of its lesson: in a notebook their functions are the learner's own."""
+    package = getattr(exercise.answer, "__module__", "").rpartition(".")[0]
+    files = Path(exercise.source_file).parent.glob("*.py")
+    return frozenset(f"{package}.{file.stem}" for file in files if DECLARES.search(file.read_text(encoding="utf-8")))
+
+
+def _imports(text: str, tree: ast.Module, left_out: frozenset[str] = frozenset()) -> list[tuple[set[str], str]]:
+    """(names it binds, source) of each top-level import but those of the grader and of `left_out` modules."""
     found = []
     for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module in left_out:
+            continue
         if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", "") != "grader.exercise":
             names = {(alias.asname or alias.name).split(".")[0] for alias in node.names}
             found.append((names, _lines(text, node.lineno, node.end_lineno or node.lineno)))

@@ -173,6 +173,38 @@ def test_an_answer_that_leans_on_a_skipped_demo_cell_is_told_so(grader: Grader, 
     assert "NameError" in grader.grade(data).results[0].message
 
 
+BUILT_ON_IT = """
+class RunningMean:
+    def __init__(self, start):
+        self.numbers = [start]
+
+    def add(self, number):
+        self.numbers.append(number)
+
+    def mean(self):
+        total = np.array([[sum(self.numbers)]])
+        return float(scaled_sum(np.zeros((1, 1)), total, 1 / len(self.numbers))[0, 0])
+"""
+
+
+@pytest.mark.parametrize(("part", "status"), [(RIGHT, "passed"), (WRONG, "failed"), (None, "todo")])
+def test_an_answer_built_on_an_earlier_one_is_not_failed_for_that(
+    grader: Grader, catalogue: Catalogue, part: str | None, status: str
+):
+    """As at the desk, where `use` hands out the course's part as long as the learner's own has not passed."""
+    answers = {MEAN: BUILT_ON_IT} | ({SUM: part} if part else {})
+    assert statuses(grader.grade(hand_in(catalogue, LESSON, answers))) == {SUM: status, MEAN: "passed"}
+
+
+def test_our_part_is_not_there_for_its_own_exercise(grader: Grader, catalogue: Catalogue):
+    """A wrong answer that looks for it finds its own, also when a later answer is run with ours."""
+    thief = (
+        "def scaled_sum(base, update, scale):\n    return globals().get('kept', lambda *_: base)(base, update, scale)\n"
+    )
+    keeps = BUILT_ON_IT + "\nkept = globals().get('scaled_sum')\n"
+    assert statuses(grader.grade(hand_in(catalogue, LESSON, {SUM: thief, MEAN: keeps})))[SUM] in ("failed", "crashed")
+
+
 def test_a_file_cut_off_in_the_middle_keeps_its_whole_cells(grader: Grader, catalogue: Catalogue):
     notebook = json.loads(hand_in(catalogue, LESSON, BOTH))
     notebook["cells"] = [cell_of(notebook, SUM), *notebook["cells"]]

@@ -62,6 +62,9 @@ def test_names_are_found_through_helpers_and_methods(lesson_file: Path, source: 
 def test_a_name_of_the_learners_own_is_theirs(lesson_file: Path):
     answer = defined("def answer(x):\n    return x * SCALE\n")
     assert demo_names_used(answer, lesson_file, ["SCALE = 4.0"]) == []
+    lesson_file.write_text(LESSON.replace("SCALE, offset = 3.0, [1]", 'SCALE = use("scale")'))
+    assert demo_names_used(answer, lesson_file) == []  # an official run supplies it
+    lesson_file.write_text(LESSON)
     assert demo_names_used(answer, lesson_file, ["def SCALE():\n    return 4.0"]) == []
     assert demo_names_used(answer, lesson_file, ["def SCALE():\n    raise NotImplementedError"]) == ["SCALE"]
     assert demo_names_used(answer, lesson_file, ["SCALE, offset = 3.0, [1]", "%matplotlib inline"]) == ["SCALE"]

@@ -73,7 +73,8 @@ class GraderPlugin(WorkerPlugin):
 
 def grade_on_worker(data: bytes, learner: str) -> dict[str, Any]:
     """Runs in a worker: one submission, graded by the worker's own grader."""
-    return get_worker().plugins[PLUGIN].grader().grade(data, learner).to_dict()
+    plugin: Any = get_worker().plugins[PLUGIN]
+    return plugin.grader().grade(data, learner).to_dict()
 
 
 def grade_on_cluster(

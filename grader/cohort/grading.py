@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from grader.cohort.manifest import Manifest, preload, read_manifest
 from grader.cohort.public_tree import imports_of, lesson_sources, write_public_tree
 from grader.cohort.result import SubmissionResult
 from grader.cohort.session import Answered, Session
-from grader.cohort.submission import Submission, UnreadableError, read_submission
+from grader.cohort.submission import Submission, UnreadableError, read_submission, with_parts
 from grader.cohort.warm_parent import WarmParent, WarmParentError
 from grader.exercise import Exercise
 from grader.forbidden import violations_in_source
@@ -119,27 +119,40 @@ class Grader:
         raise AssertionError("unreachable: the last restart raises")
 
     def _grade(self, submission: Submission, learner: str, began: float, parent: WarmParent) -> SubmissionResult:
-        names = {exercise.id: exercise.answer_name for exercise in self.manifest.exercises}
-        session = Session(parent, submission, self._module_name, names)
-        try:
-            # All visible cases first: what learner code says is shown for those, and it must not know a hidden one yet.
-            visible = [self._call(prepared, session, visible=True) for prepared in self.prepared]
-            hidden = [self._call(prepared, session, visible=False) for prepared in self.prepared]
-        finally:
-            session.close()
-        results = tuple(
-            self._judge(prepared, submission, visible[number], hidden[number])
-            for number, prepared in enumerate(self.prepared)
-        )
+        session = self._session(parent, submission)
+        results = self._results(self.prepared, session, submission)
+        for number, prepared in enumerate(self.prepared):
+            if results[number].status in ("failed", "crashed"):
+                unsolved = [each.exercise for i, each in enumerate(self.prepared[:number]) if not results[i].passed]
+                supplied = with_parts(submission, prepared.exercise, unsolved)
+                if supplied is not submission:
+                    again = self._session(parent, supplied)
+                    (results[number],) = self._results([prepared], again, supplied)
+                    session.add_usage(again)
         return self._result(
             learner,
             submission.sha256,
-            results,
+            tuple(results),
             began,
             repairs=submission.repairs,
             peak_bytes=session.peak_bytes,
             processor_seconds=round(session.processor_seconds, 3),
         )
+
+    def _session(self, parent: WarmParent, submission: Submission) -> Session:
+        names = {exercise.id: exercise.answer_name for exercise in self.manifest.exercises}
+        return Session(parent, submission, self._module_name, names)
+
+    def _results(self, asked: Sequence[_Prepared], session: Session, submission: Submission) -> list[Result]:
+        """Call, then judge."""
+        try:
+            # All visible cases first: what learner code says is shown for those, and it must not know a hidden one yet.
+            visible = [self._call(prepared, session, visible=True) for prepared in asked]
+            hidden = [self._call(prepared, session, visible=False) for prepared in asked]
+        finally:
+            session.close()
+        answered = zip(asked, visible, hidden, strict=True)
+        return [self._judge(prepared, submission, shown, rest) for prepared, shown, rest in answered]
 
     def _call(self, prepared: _Prepared, session: Session, *, visible: bool) -> Answered:
         exercise = prepared.exercise

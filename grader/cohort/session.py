@@ -91,6 +91,11 @@ class Session:
                 self._hang_up()
         return Answered(outcomes)
 
+    def add_usage(self, other: Session) -> None:
+        """Count another session's processes as this one's."""
+        self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
+        self.processor_seconds += other.processor_seconds
+
     def close(self) -> None:
         """End the child, if one is alive."""
         if self.child is not None:

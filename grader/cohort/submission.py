@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grader.cohort.manifest import Manifest, same_text
+from grader.exercise import Exercise
+from grader.source import answer_source
 
 LARGEST_BYTES = 100 * 2**20
 LARGEST_CELL_CHARACTERS = 200_000
@@ -216,3 +219,20 @@ def _look_elsewhere(exercise_id: str, answer_name: str, reading: _Reading) -> No
     if found:
         reading.answers[exercise_id] = found[-1].name
         reading.repairs.append(f"the answer to {exercise_id} was found in cell {found[-1].name}")
+
+
+def with_parts(submission: Submission, exercise: Exercise, unsolved: Sequence[Exercise]) -> Submission:
+    """The submission with our answer in the place of each unsolved part that the answer to `exercise` builds upon.
+
+    At the desk `use("...")` hands out our part where the learner's own has not passed, so that one mistake is paid for
+    once. The same submission comes back when its answer names no such part.
+    """
+    own = {cell.name: cell.source for cell in submission.cells if not cell.released}
+    source = own.get(submission.answers.get(exercise.id, ""), "")
+    parts = [part for part in unsolved if re.search(rf"\b{part.answer_name}\b", source)]
+    if not parts:
+        return submission
+    replaced = {submission.answers.get(part.id) for part in parts} - {submission.answers[exercise.id]}
+    given = [RunCell(f"our {part.answer_name}", answer_source(part)) for part in parts]
+    cells = [cell for cell in submission.cells if cell.name not in replaced]
+    return replace(submission, cells=(*given, *cells))

@@ -1,0 +1,71 @@
+"""`grader grade --nbgrader`: progress, then what came out and what an instructor should look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+
+from grader.build import BuildError
+from grader.catalogue import Catalogue, CatalogueError
+from grader.cohort.grading import WeakIsolationError
+from grader.cohort.run import Graded
+from grader.cohort.store import StoreError
+from grader.cohort.warm_parent import WarmParentError
+from grader.nbgrader_course import CourseFolderError
+from grader.nbgrader_grades import grade_course
+from grader.sandbox.isolation import Limits
+
+
+def grade_nbgrader(
+    catalogue: Catalogue,
+    lesson_name: str,
+    course_folder: Path,
+    results_folder: Path | None,
+    *,
+    workers: int | None,
+    seed: int | None,
+    memory_bytes: int,
+    allow_weak: bool,
+    out: Console,
+    fail: Callable[[str], NoReturn],
+) -> None:
+    """Grade, write the gradebook, report. Trouble that stops the run is told through `fail`."""
+    done: list[str] = []
+    try:
+        with out.status("starting") as status:
+
+            def step(each: Graded) -> None:
+                done.append(each.result.learner)
+                status.update(f"graded {len(done)}: {each.result.learner}"[:70])
+
+            grades = grade_course(
+                catalogue,
+                course_folder,
+                lesson_name,
+                results_folder=results_folder,
+                workers=workers,
+                seed=seed,
+                limits=Limits(memory_bytes=memory_bytes),
+                allow_weak=allow_weak,
+                on_progress=status.update,
+                on_done=step,
+            )
+    except (
+        BuildError,
+        CatalogueError,
+        CourseFolderError,
+        StoreError,
+        WarmParentError,
+        WeakIsolationError,
+    ) as error:
+        fail(str(error))
+    for note in grades.notes:
+        out.print(note, markup=False, soft_wrap=True)
+    results = grades.results
+    mean = sum(each.points for each in results) / len(results)
+    out.print(f"{len(results)} submissions in the gradebook, {mean:.2f} of {results[0].max_points:g} points on average")
+    if any(result.status == "broken" for each in results for result in each.results):
+        fail("an exercise of the course is broken: formgrader asks for a score by hand. `grader verify` says why.")
