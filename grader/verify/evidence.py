@@ -11,7 +11,8 @@ from grader.exercise import Exercise
 from grader.judge import Question, call_all, prepare
 from grader.syllabus import Lesson
 
-SEEDS = (0, 1, 2)
+# The last is of the size that official runs derive from their secret.
+SEEDS = (0, 1, 1_395_289_510)
 
 
 @dataclass(frozen=True)
