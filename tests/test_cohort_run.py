@@ -165,6 +165,13 @@ def test_a_warm_parent_that_dies_under_two_threads_costs_nobody_anything(catalog
             assert [each.points for each in pool.map(lambda _: grader.grade(data), range(8))] == [5] * 8
 
 
+def test_answers_among_the_packages_are_refused(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch):
+    folder = str(catalogue.lessons_folder.parent.parent)
+    monkeypatch.setattr("grader.cohort.grading.interpreter_folders", lambda: [folder])
+    with pytest.raises(WeakIsolationError, match="pip install --editable"):
+        Grader(LESSON, seed=0, catalogue=catalogue)
+
+
 def test_submissions_are_found_in_every_layout(catalogue: Catalogue, tmp_path: Path):
     lesson = catalogue.lesson(LESSON)
     for path in ("ada/01_plain.ipynb", "bob/01_plain/01_plain.ipynb", "eve.ipynb", "zoe/my copy (1).ipynb"):

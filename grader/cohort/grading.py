@@ -23,7 +23,7 @@ from grader.cohort.public_tree import imports_of, lesson_sources, write_public_t
 from grader.cohort.result import SubmissionResult
 from grader.cohort.session import Answered, Session
 from grader.cohort.submission import Submission, UnreadableError, read_submission, with_parts
-from grader.cohort.warm_parent import WarmParent, WarmParentError
+from grader.cohort.warm_parent import WarmParent, WarmParentError, interpreter_folders
 from grader.exercise import Exercise
 from grader.forbidden import violations_in_source
 from grader.judge import BrokenExerciseError, Question, broken, call_all, judge, not_started, prepare
@@ -73,6 +73,7 @@ class Grader:
         self.parent: WarmParent | None = None
         try:
             self.catalogue.course.prepare()
+            self._require_hidden_answers()
             on_progress("reading the lesson")
             self.manifest: Manifest = read_manifest(self.catalogue, self.lesson)
             self.version = checks_version(self.manifest, seed)
@@ -212,6 +213,16 @@ class Grader:
             scratch=scratch,
             limits=self.limits,
         )
+
+    def _require_hidden_answers(self) -> None:
+        """Learner code may read Python's packages, so the course with its answers must not lie among them."""
+        lessons = self.catalogue.lessons_folder.resolve()
+        for folder in interpreter_folders():
+            if lessons.is_relative_to(Path(folder).resolve()):
+                raise WeakIsolationError(
+                    f"the course's answers lie in {lessons}, among the packages that learner code may read; grade from a "
+                    "clone that is installed with `pip install --editable .`"
+                )
 
     def _require_isolation(self, parent: WarmParent) -> Isolation:
         isolation = parent.wait_until_ready(self._loaded())

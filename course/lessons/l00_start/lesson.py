@@ -110,6 +110,10 @@ peft, bitsandbytes) right then:
                                                                    └──► the hint for that mistake
 ```
 
+Two rules hold everywhere unless a docstring says otherwise: leave your arguments as you got them (a function that
+changes its caller's list or tensor is a bug that surfaces far away), and do not call the library function that the
+exercise asks you to build; a check says so when you do.
+
 | status | what happened | counts as a try |
 |---|---|---|
 | `todo` | the stub is still there | no |
