@@ -220,8 +220,8 @@ class Grader:
         for folder in interpreter_folders():
             if lessons.is_relative_to(Path(folder).resolve()):
                 raise WeakIsolationError(
-                    f"the course's answers lie in {lessons}, among the packages that learner code may read; grade from a "
-                    "clone that is installed with `pip install --editable .`"
+                    f"the course's answers lie in {lessons}, among the packages that learner code may read; grade from "
+                    "a clone that is installed with `pip install --editable .`"
                 )
 
     def _require_isolation(self, parent: WarmParent) -> Isolation:
