@@ -25,6 +25,7 @@ from grader.nbgrader_gradebook import (
     commands_on_path,
     count_submissions,
     gradebook_cells,
+    quiet,
 )
 from grader.syllabus import Lesson
 
@@ -87,7 +88,8 @@ def open_course(folder: Path) -> NbGraderAPI:
     except Exception as error:  # The file is Python and belongs to the instructor.
         raise CourseFolderError(f"{folder / CONFIG_FILE} cannot be read: {error!r}. Mend it.") from error
     config.CourseDirectory.root = str(folder)
-    return NbGraderAPI(config=config)
+    with quiet("traitlets"):  # It looks for an exchange folder, which grading does without.
+        return NbGraderAPI(config=config)
 
 
 def assignment_name(lesson: Lesson) -> str:
@@ -141,7 +143,7 @@ def _make(course: NbGraderAPI, catalogue: Catalogue, lesson: Lesson) -> Made:
         raise CourseFolderError(
             f"{file} cannot be written: {error}. Make room and run the same command again."
         ) from error
-    with commands_on_path():
+    with commands_on_path(), quiet("tornado.application"):
         outcome = course.generate_assignment(assignment)
     if not outcome["success"]:
         raise CourseFolderError(_why(assignment, outcome))

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TypeVar
 
 from nbgrader.api import Gradebook, InvalidEntry, MissingEntry
 from nbgrader.apps.api import NbGraderAPI
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import SAWarning, SQLAlchemyError
 
 LOCKED = "database is locked"
 PATIENCE_SECONDS = 60.0
@@ -74,7 +75,9 @@ def patiently(action: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
     end = time.monotonic() + seconds
     while True:
         try:
-            with _quiet():
+            # nbgrader logs a traceback for each try that fails, and SQLAlchemy has advice for nbgrader's authors.
+            with quiet("tornado.application"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", SAWarning)
                 return action()
         except (SQLAlchemyError, InvalidEntry) as error:
             if LOCKED not in str(error):
@@ -99,9 +102,9 @@ def commands_on_path() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """nbgrader logs a traceback for each try that fails; the error raised in the end says enough."""
-    log = logging.getLogger("tornado.application")
+def quiet(logger: str) -> Iterator[None]:
+    """Nothing is logged under this name: what matters is raised, and told once."""
+    log = logging.getLogger(logger)
     before, log.disabled = log.disabled, True
     try:
         yield
