@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from course.base_model import base_model_folder
 from course.cpu_bfloat16 import cpu_bfloat16_usable
-from grader.syllabus import Course, Lesson, Module
+from course.model_cache import cache_root
+from grader.syllabus import Course, Lesson, Module, Sandbox
 
 SKILLS = {
     "grader": "take an exercise from stub to passed, and read what a failed check says",
@@ -13,6 +16,10 @@ SKILLS = {
     "reproducibility": "make a training run repeat exactly: seeds, generators, data order",
     "memory": "estimate what a model, its gradients and its optimizer need before running out",
     "pytorch": "write and debug modules, autograd and optimizers in PyTorch",
+    "tokenisation": "train and apply byte-level BPE, and know what a text costs in tokens",
+    "context": "fit conversations and documents into a model's context window",
+    "transformer": "write a decoder-only transformer and load real weights into it",
+    "data": "turn conversations into labelled, packed, clean and honestly split training rows",
     "lora": "build, inject, save, merge and debug low-rank adapters",
     "quantisation": "store weights in 8 and 4 bits and know what it costs",
     "qlora": "fine-tune a 4-bit model with adapters",
@@ -20,21 +27,51 @@ SKILLS = {
     "evaluation": "measure a model before and after a change, with an interval",
 }
 
+
+def sandbox() -> Sandbox:
+    """Learner code finds the base model where it is here. Converts it first if need be: it cannot be written there."""
+    folder = base_model_folder()
+    environment = {"COURSE_CACHE": str(cache_root())}
+    environment |= {name: os.environ[name] for name in ("COURSE_MODEL", "COURSE_PROFILE") if name in os.environ}
+    return Sandbox((str(cache_root()), str(folder)), environment)
+
+
 COURSE = Course(
     title="Fine-tune LLMs",
     lessons_package="course.lessons",
     root=Path(__file__).resolve().parent.parent,
     skills=SKILLS,
     prepare=cpu_bfloat16_usable,
+    sandbox=sandbox,
     modules=(
         Module(
             "Start and fundamentals",
-            (Lesson("l00_start", "Doctor and a tour of the grader", minutes=45, run_minutes=1),),
+            (
+                Lesson("l00_start", "Doctor and a tour of the grader", minutes=45, run_minutes=1),
+                Lesson(
+                    "l01_tokens",
+                    "Tokens, chat text and the context window",
+                    minutes=120,
+                    run_minutes=2,
+                    needs=("l00_start",),
+                ),
+                Lesson(
+                    "l03_llama",
+                    "A Llama you wrote, with real weights",
+                    minutes=180,
+                    run_minutes=2,
+                    needs=("l01_tokens",),
+                ),
+            ),
         ),
         Module(
             "Fine-tuning",
             (
-                Lesson("l07_lora", "LoRA from scratch", minutes=150, run_minutes=6, needs=("l00_start",)),
+                Lesson("l05_data", "Supervised fine-tuning data", minutes=150, run_minutes=6, needs=("l01_tokens",)),
+                Lesson("l07_lora", "LoRA from scratch", minutes=150, run_minutes=4, needs=("l00_start",)),
+                Lesson(
+                    "l08_quantisation", "Quantisation from scratch", minutes=150, run_minutes=2, needs=("l00_start",)
+                ),
                 Lesson("l09_qlora", "QLoRA, for real", minutes=200, run_minutes=25, needs=("l07_lora",)),
             ),
         ),

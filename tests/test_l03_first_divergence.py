@@ -189,6 +189,8 @@ WIRING = {
     "residual_forgotten": "the residual is missing",
     "residual_from_the_norm": "the residual is taken from the output of model.layers.0.input_layernorm",
     "norm_after_the_sum": "the norm comes after the sum",
+    "norms_swapped": "the two norms are swapped",
+    "feed_forward_first": "the feed-forward layer comes before attention",
     "attention_and_mlp_in_parallel": "is not in the sum",
     "first_norm_used_twice": "input_layernorm's weight instead",
     "second_sum_from_the_start": "the layer's own input is added",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from course.lessons.l05_data.assistant_labels import assistant_labels
 from course.lessons.l05_data.chats import bundled_tokenizer
 from course.lessons.l05_data.pad_batch import pad_batch
+from course.lessons.l05_data.training_template import training_template
 from course.sql import load_examples, to_messages
 from course.training.encoding import encode
 
@@ -48,3 +51,12 @@ def test_trl_still_has_no_training_template_for_the_base_model() -> None:
 
     with pytest.raises(ValueError, match="not training-compatible"):
         get_training_chat_template(bundled_tokenizer())
+
+
+def test_trl_takes_the_lessons_template_as_it_is() -> None:
+    from trl.chat_template_utils import get_training_chat_template, is_chat_template_stop_token_trained
+
+    tokenizer = copy.deepcopy(bundled_tokenizer())
+    tokenizer.chat_template = training_template()
+    assert get_training_chat_template(tokenizer) is None
+    assert is_chat_template_stop_token_trained(tokenizer)

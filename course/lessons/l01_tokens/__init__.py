@@ -1,0 +1,1 @@
+"""L01: byte-level BPE, chat text, and fitting conversations and documents into a context window."""

@@ -1,0 +1,1 @@
+"""L03: a Llama you wrote, with real weights."""

@@ -1,0 +1,1 @@
+"""L05: supervised fine-tuning data: labels, templates, padding, packing, cleaning, splitting."""
