@@ -74,7 +74,8 @@ def too_new_for(python: str, constraints: str) -> list[str]:
             installed = distribution(name)
         except PackageNotFoundError:
             continue
-        needs = installed.metadata["Requires-Python"]
+        # Not .metadata[...] alone: with the importlib_metadata package installed, an absent field raises.
+        needs = installed.metadata.get("Requires-Python")  # type: ignore[attr-defined]
         if installed.version.split("+")[0] == version and needs and not SpecifierSet(needs).contains(python):
             problems.append(f"{name} {version} needs Python {needs}")
     return problems
