@@ -1,4 +1,4 @@
-"""Grade submissions of one lesson: `Grader` for many, `grade` for one.
+"""Grade submissions of one lesson: a `Grader`, made once, grades any number of notebooks.
 
 Judging happens in this process, where learner code never runs; calling happens in the children of one warm parent.
 """
@@ -269,10 +269,11 @@ class Grader:
 
 
 def checks_version(manifest: Manifest, seed: int | None) -> str:
-    """Changes whenever the notebook, an exercise's file or the seed does; tells nothing of the seed."""
+    """Changes whenever the notebook, a file of the lesson's folder or the seed does; tells nothing of the seed."""
     digest = hashlib.sha256(f"{manifest.digest} {seed}".encode())
-    for exercise in manifest.exercises:
-        digest.update(Path(exercise.source_file).read_bytes())
+    for folder in sorted({Path(exercise.source_file).parent for exercise in manifest.exercises}):
+        for file in sorted(folder.glob("*.py")):  # Also what probes and oracles share: a change there changes verdicts.
+            digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 

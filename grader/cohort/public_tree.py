@@ -14,7 +14,7 @@ from grader.syllabus import Lesson
 
 
 def write_public_tree(catalogue: Catalogue, lesson: Lesson, folder: Path) -> Path:
-    """Copy the course package into `folder`; exercise files from `lesson` on become their public view.
+    """Copy the course package into `folder`: the lesson's exercises as their public view, later lessons left out.
 
     Earlier lessons keep their references: they are the library that this lesson builds on. Prose stays out.
     """
@@ -23,14 +23,12 @@ def write_public_tree(catalogue: Catalogue, lesson: Lesson, folder: Path) -> Pat
     target = folder / package_name
     shutil.copytree(package, target, ignore=shutil.ignore_patterns("__pycache__", "lesson.py"))
     lessons = catalogue.course.lessons
-    for later in lessons[lessons.index(lesson) :]:
-        inside = target / catalogue.lessons_folder.relative_to(package) / later.id
-        for stem in catalogue.stems(later):
-            if later is lesson:
-                view = public_view(catalogue.load(later, stem))
-                (inside / f"{stem}.py").write_text(view, encoding="utf-8")
-            else:
-                shutil.rmtree(inside, ignore_errors=True)
+    folder_of_lessons = target / catalogue.lessons_folder.relative_to(package)
+    for stem in catalogue.stems(lesson):
+        view = public_view(catalogue.load(lesson, stem))
+        (folder_of_lessons / lesson.id / f"{stem}.py").write_text(view, encoding="utf-8")
+    for later in lessons[lessons.index(lesson) + 1 :]:
+        shutil.rmtree(folder_of_lessons / later.id, ignore_errors=True)
     return target
 
 
