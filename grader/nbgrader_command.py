@@ -68,4 +68,4 @@ def grade_nbgrader(
     mean = sum(each.points for each in results) / len(results)
     out.print(f"{len(results)} submissions in the gradebook, {mean:.2f} of {results[0].max_points:g} points on average")
     if any(result.status == "broken" for each in results for result in each.results):
-        fail("an exercise of the course is broken: formgrader asks for a score by hand. `grader verify` says why.")
+        fail("broken on our side: formgrader asks for those scores by hand. See the lines above, and `grader verify`.")

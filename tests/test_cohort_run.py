@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import json
 import os
 import random
@@ -25,7 +26,10 @@ from grader.cohort.collect import CollectError, Handed, find_submissions
 from grader.cohort.grading import Grader, WeakIsolationError
 from grader.cohort.result import SubmissionResult
 from grader.cohort.run import Graded, grade_all
+from grader.cohort.session import Session
 from grader.cohort.store import ResultStore, StoreError
+from grader.cohort.submission import Submission
+from grader.cohort.warm_parent import WarmParent
 from grader.sandbox.isolation import NONE
 
 LESSON = "l01_plain"
@@ -141,8 +145,6 @@ def test_a_full_disk_stops_with_advice_and_keeps_what_was_saved(
 
 
 def test_a_host_without_isolation_is_refused_unless_told(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch):
-    from grader.cohort.warm_parent import WarmParent
-
     original = WarmParent.wait_until_ready
 
     def weak(self: WarmParent, loaded=()):
@@ -163,6 +165,42 @@ def test_a_warm_parent_that_dies_under_two_threads_costs_nobody_anything(catalog
             assert grader.parent is not None
             threading.Timer(delay_seconds, grader.parent.process.kill).start()
             assert [each.points for each in pool.map(lambda _: grader.grade(data), range(8))] == [5] * 8
+
+
+def test_a_child_that_cannot_be_confined_is_our_fault_and_tried_again_by_the_next_run(
+    catalogue: Catalogue, tmp_path: Path
+):
+    handed = cohort(catalogue, tmp_path / "in", 1)
+    store = ResultStore(tmp_path / "out", LESSON)
+    with Grader(LESSON, seed=1, catalogue=catalogue) as grader:
+        scratch = grader.folder / "scratch"
+        scratch.rmdir()  # Nothing can be mounted there now.
+        (result,) = grade_all(grader, handed, store, workers=1)
+        assert {each.status for each in result.results} == {"broken"} and result.max_points == 0
+        assert "did not get ready: KernelRefusedError: [Errno 2] mount" in result.problem
+        scratch.mkdir()
+        (again,) = grade_all(grader, handed, store, workers=1)
+        assert (again.points, again.problem) == (5, "")
+
+
+def test_a_notebook_under_which_the_warm_parent_keeps_dying_costs_the_others_nothing(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    handed = cohort(catalogue, tmp_path / "in", 3)
+    deadly = handed[1].read()
+    with Grader(LESSON, seed=1, catalogue=catalogue) as grader:
+        make_session = grader._session
+
+        def session(parent: WarmParent, submission: Submission) -> Session:
+            if submission.sha256 == hashlib.sha256(deadly).hexdigest():
+                parent.process.kill()
+            return make_session(parent, submission)
+
+        monkeypatch.setattr(grader, "_session", session)
+        results = grade_all(grader, handed, ResultStore(tmp_path / "out", LESSON), workers=1)
+    assert [each.points for each in results] == [5, 0, 0]
+    assert {each.status for each in results[1].results} == {"broken"} and results[2].max_points == 5
+    assert "so it went 3 times under this notebook" in results[1].problem
 
 
 def test_answers_among_the_packages_are_refused(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch):

@@ -80,7 +80,7 @@ def grade_folder(
     _report(results, out)
     out.print(f"{len(results)} results in {store.folder}, scores in {table.name}", soft_wrap=True)
     if any(result.status == "broken" for each in results for result in each.results):
-        fail("an exercise of the course is broken: its points count for nobody. `grader verify` says why.")
+        fail("broken on our side, so these points count for nobody: see the lines above, and `grader verify`.")
 
 
 def _on_cluster(

@@ -23,7 +23,7 @@ from grader.cohort.public_tree import imports_of, lesson_sources, write_public_t
 from grader.cohort.result import SubmissionResult
 from grader.cohort.session import Answered, Session
 from grader.cohort.submission import Submission, UnreadableError, read_submission, with_parts
-from grader.cohort.warm_parent import WarmParent, WarmParentError, interpreter_folders
+from grader.cohort.warm_parent import ChildError, WarmParent, WarmParentError, interpreter_folders
 from grader.exercise import Exercise
 from grader.forbidden import violations_in_source
 from grader.judge import BrokenExerciseError, Question, broken, call_all, judge, not_started, prepare
@@ -113,11 +113,20 @@ class Grader:
             assert parent is not None
             try:
                 return self._grade(submission, learner, began, parent)
-            except WarmParentError:
-                if attempt + 1 == RESTARTS:
-                    raise
+            except ChildError as error:
+                return self._ungraded(submission, learner, began, error)
+            except WarmParentError as error:
                 self._replace_parent(parent)
-        raise AssertionError("unreachable: the last restart raises")
+                if attempt + 1 == RESTARTS:
+                    # Perhaps this notebook's doing, perhaps not: nobody's points, and no reason to stop the others.
+                    reason = WarmParentError(f"{error}; so it went {RESTARTS} times under this notebook")
+                    return self._ungraded(submission, learner, began, reason)
+        raise AssertionError("unreachable: the last restart returns")
+
+    def _ungraded(self, submission: Submission, learner: str, began: float, error: Exception) -> SubmissionResult:
+        results = tuple(broken(exercise, error) for exercise in self.manifest.exercises)
+        problem = f"not graded, and not the learner's fault: {error}. The next run tries again."
+        return self._result(learner, submission.sha256, results, began, problem=problem, repairs=submission.repairs)
 
     def _grade(self, submission: Submission, learner: str, began: float, parent: WarmParent) -> SubmissionResult:
         session = self._session(parent, submission)

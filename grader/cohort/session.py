@@ -14,7 +14,7 @@ from typing import Any
 from grader import wire
 from grader.call import CallError, Outcome
 from grader.cohort.submission import RunCell, Submission
-from grader.cohort.warm_parent import Child, Ending, WarmParent, WarmParentError
+from grader.cohort.warm_parent import Child, ChildError, Ending, WarmParent, WarmParentError
 from grader.exercise import Exercise
 from grader.judge import Question
 from grader.sandbox.channel import ChannelError, SilenceError
@@ -22,6 +22,7 @@ from grader.sandbox.channel import ChannelError, SilenceError
 GRACE_SECONDS = 3.0
 CELL_SECONDS = 20.0
 SET_UP_SECONDS = 120.0
+CONFINE_TRIES = 3
 LONGEST_TEXT = 4_000
 DIED = "Died"
 
@@ -107,12 +108,24 @@ class Session:
             return True
         began = time.monotonic()
         while time.monotonic() - began < SET_UP_SECONDS:
-            self.child = self.parent.start_child()
+            self.child = self._confined_child()
             if self._run_cells():
                 return True
         late = f"the notebook's own cells took over {SET_UP_SECONDS:.0f} s"
         self.cell_errors[""] = CallError("OutOfTime", late)
         return False
+
+    def _confined_child(self) -> Child:
+        """A child behind the wall. Raises ChildError when several in a row did not get there."""
+        for attempt in range(CONFINE_TRIES):
+            child = self.parent.start_child()
+            try:
+                self.parent.wait_until_confined(child)
+                return child
+            except ChildError:
+                if attempt + 1 == CONFINE_TRIES:
+                    raise
+        raise AssertionError("unreachable: the last try raises")
 
     def _run_cells(self) -> bool:
         """Run the cells in order; those that missed a name get another turn, since a notebook may be out of order."""

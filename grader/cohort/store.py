@@ -63,9 +63,11 @@ class ResultStore:
             return None  # Absent, or of an older form: graded anew.
 
     def fresh(self, learner: str, sha256: str, version: str) -> SubmissionResult | None:
-        """The kept result if it is of this very file and these very checks."""
+        """The kept result if it is of this very file and these very checks, and nothing on our side was broken."""
         kept = self.load(learner)
-        return kept if kept and (kept.sha256, kept.version) == (sha256, version) else None
+        if kept is None or (kept.sha256, kept.version) != (sha256, version):
+            return None
+        return None if any(result.status == "broken" for result in kept.results) else kept
 
     def save(self, result: SubmissionResult) -> None:
         """Write one result in one step; raises StoreError when the disk will not take it."""

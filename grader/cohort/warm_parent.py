@@ -11,17 +11,19 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from grader.sandbox.channel import Channel
+from grader.sandbox.channel import Channel, ChannelError
 from grader.sandbox.isolation import Isolation, Limits
 from grader.sandbox.zygote import LARGEST_CONTROL_MESSAGE
 
 START_SECONDS = 300
 END_SECONDS = 10
+CONFINE_SECONDS = 30
 MODULES_PER_MESSAGE = 300
 # Passed on from the grader's environment; a child sees nothing else of it.
 KEPT_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "LD_LIBRARY_PATH")
@@ -29,6 +31,10 @@ KEPT_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "LD_LIBRARY_PATH")
 
 class WarmParentError(RuntimeError):
     """The warm parent did not start, or died."""
+
+
+class ChildError(RuntimeError):
+    """A child did not get behind the wall: trouble of this machine, never the learner's."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,22 @@ class WarmParent:
             finally:
                 theirs.close()
         return child
+
+    def wait_until_confined(self, child: Child) -> None:
+        """Hear that it is behind the wall; until then it has run no learner code, so what it says is to be believed.
+
+        Raises ChildError with the reason, WarmParentError when the warm parent is gone.
+        """
+        try:
+            said, _ = child.channel.receive(time.monotonic() + CONFINE_SECONDS)
+        except ChannelError as error:
+            said = {"failed": str(error)}
+        if said.get("behind_the_wall") is True:
+            return
+        self.end_child(child)
+        if not self.alive:
+            raise WarmParentError("the warm parent died before a child was ready")
+        raise ChildError(f"a sandboxed process did not get ready: {said.get('failed')}")
 
     def end_child(self, child: Child) -> Ending:
         """Stop it at once, unless it has ended by itself, and wait until it is reaped."""

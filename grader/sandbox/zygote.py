@@ -143,7 +143,7 @@ def _kill(process: int) -> None:
 
 
 def _become_child(descriptor: int, wall: Wall) -> None:
-    """Never returns. Whatever goes wrong before the learner's code starts is told on the channel."""
+    """Never returns. What keeps it from getting behind the wall is told on the channel, as the first message."""
     from grader.sandbox import child
 
     try:
@@ -156,7 +156,7 @@ def _become_child(descriptor: int, wall: Wall) -> None:
         child.main(CHANNEL_DESCRIPTOR)
     except BaseException as error:
         with contextlib.suppress(BaseException):
-            child.Channel(CHANNEL_DESCRIPTOR).send({"number": "", "failed": f"{type(error).__name__}: {error}"[:2000]})
+            child.Channel(CHANNEL_DESCRIPTOR).send({"failed": f"{type(error).__name__}: {error}"[:2000]})
     finally:
         os._exit(0)
 
