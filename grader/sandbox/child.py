@@ -139,7 +139,7 @@ def _replace_live_functions(use: Callable[[Any], Any]) -> None:
 
 
 def main(descriptor: int) -> None:
-    """Serve one submission on this socket. The first message tells that this runs behind the wall, before learner code."""
+    """Serve one submission on this socket. The first message, before learner code runs: this is behind the wall."""
     channel = Channel(descriptor)
     channel.send({"behind_the_wall": True})
     Child(channel).serve()
