@@ -167,6 +167,9 @@ def grade(
     allow_weak: Annotated[
         bool, typer.Option("--allow-weak-isolation", help="Grade even where the host cannot isolate learner code.")
     ] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Write scores that change because the checks did; else they are only shown.")
+    ] = False,
     course: CourseOption = None,
 ) -> None:
     """Grade a folder of submissions in sandboxes, in parallel; exit 1 when an exercise of ours is broken."""
@@ -188,6 +191,7 @@ def grade(
             seed=seed,
             memory_bytes=int(memory_gib * 2**30),
             allow_weak=allow_weak,
+            apply=apply,
             out=out,
             fail=_fail,
         )
@@ -204,8 +208,31 @@ def grade(
         seed=seed,
         memory_bytes=int(memory_gib * 2**30),
         allow_weak=allow_weak,
+        apply=apply,
         out=out,
         fail=_fail,
+    )
+
+
+@app.command()
+def receipt(
+    file: Annotated[Path, typer.Argument(help="The receipt, as a learner shows it.")],
+    results: Annotated[Path, typer.Option(help="The results folder it came from.")] = Path("results"),
+    notebook: Annotated[Path | None, typer.Option(help="The notebook that is said to be the graded one.")] = None,
+) -> None:
+    """Say whether a receipt is genuine, and of this notebook; exit 1 if not."""
+    from grader.cohort.receipt import ReceiptError, check_receipt
+
+    try:
+        found = check_receipt(file, results, notebook)
+    except (ReceiptError, OSError) as error:
+        _fail(str(error))
+    same = ", of this very notebook" if notebook else ""
+    out.print(
+        f"genuine{same}: {found['learner']}, {found['lesson']}, {found['points']:g} of {found['max_points']:g} points, "
+        f"graded {found['graded_at']}",
+        markup=False,
+        soft_wrap=True,
     )
 
 

@@ -10,7 +10,9 @@ from rich.console import Console
 
 from grader.build import BuildError
 from grader.catalogue import Catalogue, CatalogueError
+from grader.cohort.command import show_changes
 from grader.cohort.grading import WeakIsolationError
+from grader.cohort.receipt import ReceiptError
 from grader.cohort.run import Graded
 from grader.cohort.store import StoreError
 from grader.cohort.warm_parent import WarmParentError
@@ -29,6 +31,7 @@ def grade_nbgrader(
     seed: int | None,
     memory_bytes: int,
     allow_weak: bool,
+    apply: bool,
     out: Console,
     fail: Callable[[str], NoReturn],
 ) -> None:
@@ -50,6 +53,7 @@ def grade_nbgrader(
                 seed=seed,
                 limits=Limits(memory_bytes=memory_bytes),
                 allow_weak=allow_weak,
+                apply=apply,
                 on_progress=status.update,
                 on_done=step,
             )
@@ -57,6 +61,7 @@ def grade_nbgrader(
         BuildError,
         CatalogueError,
         CourseFolderError,
+        ReceiptError,
         StoreError,
         WarmParentError,
         WeakIsolationError,
@@ -64,6 +69,15 @@ def grade_nbgrader(
         fail(str(error))
     for note in grades.notes:
         out.print(note, markup=False, soft_wrap=True)
+    if grades.changes or grades.proposed:
+        show_changes(grades.changes, out)
+    if grades.proposed:
+        out.print(
+            "NOTHING IS WRITTEN YET, because the checks changed since these submissions were graded. Run the same "
+            "command with --apply to write these scores into the gradebook.",
+            soft_wrap=True,
+        )
+        return
     results = grades.results
     mean = sum(each.points for each in results) / len(results)
     out.print(f"{len(results)} submissions in the gradebook, {mean:.2f} of {results[0].max_points:g} points on average")

@@ -20,6 +20,8 @@ from grader.catalogue import Catalogue
 from grader.cohort.collect import Handed
 from grader.cohort.grading import Grader
 from grader.cohort.manifest import Manifest, read_manifest
+from grader.cohort.receipt import write_receipts
+from grader.cohort.regrade import Change, Regrading
 from grader.cohort.result import SubmissionResult
 from grader.cohort.run import Graded, grade_all, processors
 from grader.cohort.store import ResultStore
@@ -43,10 +45,15 @@ TIMESTAMP_FILE = "timestamp.txt"
 
 @dataclass(frozen=True)
 class CourseGrades:
-    """What came of grading an assignment. notes: what an instructor should know of single submissions."""
+    """What came of grading an assignment. notes: what an instructor should know of single submissions.
+
+    changes: whose score differs because the checks changed. proposed: that they are not written, in no place.
+    """
 
     results: list[SubmissionResult]
     notes: list[str]
+    changes: list[Change]
+    proposed: bool
 
 
 def grade_course(
@@ -59,13 +66,15 @@ def grade_course(
     seed: int | None = None,
     limits: Limits | None = None,
     allow_weak: bool = False,
+    apply: bool = False,
     patience_seconds: float = PATIENCE_SECONDS,
     on_progress: Callable[[str], None] = lambda _: None,
     on_done: Callable[[Graded], None] = lambda _: None,
 ) -> CourseGrades:
     """Grade all that lies under `submitted` and write scores, comments and executed copies; safe to run again.
 
-    results_folder: where results and the seed are kept (default: in the course). patience_seconds: how long to wait
+    results_folder: where results and the seed are kept (default: in the course). apply: write also what changes only
+    because the checks did. patience_seconds: how long to wait
     for a gradebook that another program holds.
     """
     lesson = catalogue.lesson(lesson_name)
@@ -77,12 +86,17 @@ def grade_course(
     with Grader(
         lesson.id, seed=secret, catalogue=catalogue, limits=limits, allow_weak=allow_weak, on_progress=on_progress
     ) as grader:
-        results = grade_all(grader, handed, store, workers=workers or processors(), on_done=on_done)
+        regrading = Regrading.plan(store, grader.version, apply=apply)
+        results = grade_all(grader, handed, regrading.target, workers=workers or processors(), on_done=on_done)
         manifest = grader.manifest
+    changes = regrading.finish(results)
+    if regrading.proposed:
+        return CourseGrades(results, [], changes, proposed=True)
     store.write_table(results)
+    write_receipts(store.root, store.folder, results)
     on_progress("writing the gradebook")
     writer = _Writer(course, manifest, build_lesson(catalogue, lesson), patience_seconds)
-    return CourseGrades(results, writer.write(handed, results))
+    return CourseGrades(results, writer.write(handed, results), changes, proposed=False)
 
 
 def find_submitted(course: NbGraderAPI, lesson: Lesson) -> list[Handed]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from grader.catalogue import Catalogue, CatalogueError
 from grader.cohort.collect import CollectError, Handed, find_submissions
-from grader.cohort.grading import Grader, WeakIsolationError
+from grader.cohort.grading import Grader, WeakIsolationError, checks_version
+from grader.cohort.manifest import read_manifest
+from grader.cohort.receipt import ReceiptError, write_receipts
+from grader.cohort.regrade import Change, Regrading
 from grader.cohort.result import SubmissionResult
 from grader.cohort.run import Graded, grade_all, processors
 from grader.cohort.store import ResultStore, StoreError
@@ -36,10 +41,14 @@ def grade_folder(
     seed: int | None,
     memory_bytes: int,
     allow_weak: bool,
+    apply: bool,
     out: Console,
     fail: Callable[[str], NoReturn],
 ) -> None:
-    """Grade, keep, report. Trouble that stops the run is told through `fail`; what was graded before it is kept."""
+    """Grade, keep, report. Trouble that stops the run is told through `fail`; what was graded before it is kept.
+
+    apply: whether results that change because the checks did are written; else they are only shown.
+    """
     limits = Limits(memory_bytes=memory_bytes)
     try:
         lesson = catalogue.lesson(lesson_name)
@@ -47,12 +56,14 @@ def grade_folder(
         store = ResultStore(folder, lesson.id)
         secret = store.seed() if seed is None else seed
         if scheduler:
+            version = checks_version(read_manifest(catalogue, lesson), secret)
+            regrading = Regrading.plan(store, version, apply=apply)
             results = _on_cluster(
                 scheduler,
                 catalogue,
                 lesson,
                 handed,
-                store,
+                regrading.target,
                 out,
                 seed=secret,
                 course=course,
@@ -72,13 +83,28 @@ def grade_folder(
             out.print(f"isolation: {grader.isolation}")
             for gap in grader.isolation.missing:
                 out.print(f"not isolated here: {gap}", style="yellow")
+            regrading = Regrading.plan(store, grader.version, apply=apply)
             with grader, _progress(out, lesson, len(handed)) as done:
-                results = grade_all(grader, handed, store, workers=workers or processors(), on_done=done)
-        table = store.write_table(results)
-    except (CatalogueError, CollectError, StoreError, WeakIsolationError, WarmParentError) as error:
+                results = grade_all(grader, handed, regrading.target, workers=workers or processors(), on_done=done)
+        changes = regrading.finish(results)
+        table = regrading.target.write_table(results) if regrading.proposed else store.write_table(results)
+        if not regrading.proposed:
+            write_receipts(store.root, store.folder, results)
+    except (CatalogueError, CollectError, StoreError, ReceiptError, WeakIsolationError, WarmParentError) as error:
         fail(str(error))
+    except OSError as error:
+        fail(f"{error}. Make room and run the same command again: what has been graded is kept.")
     _report(results, out)
-    out.print(f"{len(results)} results in {store.folder}, scores in {table.name}", soft_wrap=True)
+    if regrading.target is not store:
+        show_changes(changes, out)
+    if regrading.proposed:
+        out.print(
+            f"NOTHING IS WRITTEN YET. The checks changed since {store.folder} was graded; the new results lie in "
+            f"{regrading.target.folder}. Run the same command with --apply to take them over.",
+            soft_wrap=True,
+        )
+    else:
+        out.print(f"{len(results)} results in {store.folder}, scores in {table.name}, receipts beside", soft_wrap=True)
     if any(result.status == "broken" for each in results for result in each.results):
         fail("broken on our side, so these points count for nobody: see the lines above, and `grader verify`.")
 
@@ -132,6 +158,20 @@ def _progress(out: Console, lesson: Lesson, total: int) -> Iterator[Callable[[Gr
     ) as bar:
         task = bar.add_task(lesson.id, total=total)
         yield lambda each: bar.update(task, advance=1, description=f"{lesson.id} {each.result.learner}"[:40])
+
+
+def show_changes(changes: Sequence[Change], out: Console) -> None:
+    """Whose score changes, from what to what, and why."""
+    learners = len({each.learner for each in changes})
+    out.print(
+        f"{len(changes)} changes for {learners} learners, {sum(each.points for each in changes):+g} points in all"
+    )
+    if changes:
+        table = Table("learner", "exercise", "before", "after", "why")
+        for each in changes:
+            reason = textwrap.shorten(each.reason, 160, placeholder=" ...")
+            table.add_row(*map(escape, (each.learner, each.exercise_id, each.before, each.after, reason)))
+        out.print(table)
 
 
 def _report(results: list[SubmissionResult], out: Console) -> None:

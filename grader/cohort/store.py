@@ -1,7 +1,7 @@
 """Results on disk: one file per learner, written once and whole, so that a run can be killed and go on.
 
 A result is used again when the submission's hash and the version of the checks are the same; otherwise it is graded
-anew, and the old result is kept beside the new one until it has been replaced.
+anew, and the one it replaces is kept under `superseded`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from grader.cohort.result import SubmissionResult
 
 SEED_FILE = "seed"
 SEED_BYTES = 8
+PROPOSED = "proposed"
+SUPERSEDED = "superseded"
 
 
 class StoreError(RuntimeError):
@@ -28,11 +31,13 @@ class StoreError(RuntimeError):
 class ResultStore:
     """The results of one lesson in one folder."""
 
-    def __init__(self, folder: Path, lesson: str) -> None:
+    def __init__(self, folder: Path, lesson: str, behind: ResultStore | None = None) -> None:
         self.root = folder
         self.folder = folder / lesson
+        self.behind = behind
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)  # Grades, and what hidden cases hold.
+            self.folder.mkdir(exist_ok=True)
         except OSError as error:
             raise StoreError(f"{self.folder} cannot be made: {error}. Name another folder with --out.") from error
 
@@ -66,18 +71,41 @@ class ResultStore:
         """The kept result if it is of this very file and these very checks, and nothing on our side was broken."""
         kept = self.load(learner)
         if kept is None or (kept.sha256, kept.version) != (sha256, version):
-            return None
+            return self.behind.fresh(learner, sha256, version) if self.behind else None
         return None if any(result.status == "broken" for result in kept.results) else kept
 
+    def has_other_checks(self, version: str) -> bool:
+        """Whether a kept result is of other checks than these: another seed, or a changed lesson."""
+        kept = (self.load(path.stem) for path in self.folder.glob("*.json"))
+        return any(result is not None and result.version != version for result in kept)
+
+    def beside(self) -> ResultStore:
+        """A store in here whose results do not count yet; what is fresh in this one need not be graded again for it."""
+        return ResultStore(self.folder, PROPOSED, behind=self)
+
+    def remove(self) -> None:
+        """Remove this store's folder and all in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def save(self, result: SubmissionResult) -> None:
-        """Write one result in one step; raises StoreError when the disk will not take it."""
+        """Write one result in one step, after keeping the one it replaces; raises StoreError on a disk that is full."""
         try:
+            self._keep_superseded(result)
             write_atomically(self.path(result.learner), json.dumps(result.to_dict(), indent=1) + "\n")
         except OSError as error:
             raise StoreError(
                 f"{self.path(result.learner)} cannot be written: {error}. Make room and run the same command again: "
                 "what has been graded is kept."
             ) from error
+
+    def _keep_superseded(self, result: SubmissionResult) -> None:
+        old = self.load(result.learner)
+        if old is None or (old.sha256, old.version) == (result.sha256, result.version):
+            return
+        folder = self.folder / SUPERSEDED
+        folder.mkdir(exist_ok=True)
+        text = json.dumps(old.to_dict(), indent=1) + "\n"
+        write_atomically(folder / f"{old.learner}.{old.sha256[:8]}.{old.version}.json", text)
 
     def write_table(self, results: Iterable[SubmissionResult]) -> Path:
         """One row per learner and exercise, as `scores.csv`."""
