@@ -79,7 +79,7 @@ def _head(text: str, node: Definition) -> str:
 
 
 def public_view(exercise: Exercise) -> str:
-    """The exercise file with every answer removed: what the probe needs (imports, helpers), the probe, the stub.
+    """The exercise file with every answer removed: the probe, its helpers, the stub, and the imports that these use.
 
     Raises ValueError when the probe itself leans on an answer.
     """
@@ -93,7 +93,9 @@ def public_view(exercise: Exercise) -> str:
         raise ValueError(f"its probe uses {', '.join(leaked)}, which is an answer; the probe must work without answers")
     parts = [_whole(text, node) for node in tree.body if any(nodes.get(name) is node for name in kept)]
     parts.append(stub(exercise))
-    imports = [source for _, source in _imports(text, tree)]
+    # Only what these use: an import for the answers' sake would lead learner code to what answers are made of.
+    used = _names_used([ast.parse("\n".join(parts))])
+    imports = [source for names, source in _imports(text, tree) if names & used]
     return "\n".join(imports) + "\n\n\n" + "\n\n\n".join(parts) + "\n"
 
 

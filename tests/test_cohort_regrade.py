@@ -1,4 +1,4 @@
-"""Grading again and receipts: a changed check changes no grade unseen, no grade is lost, and nobody can write a receipt."""
+"""Grading again, and receipts: changed checks change no grade unseen, no grade is lost, nobody can write a receipt."""
 
 from __future__ import annotations
 

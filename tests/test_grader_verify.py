@@ -12,6 +12,7 @@ from tiny_courses import TINY, copy_course, load_course
 from typer.testing import CliRunner
 
 from grader.build import build_all
+from grader.catalogue import find_course
 from grader.cli import app
 from grader.verify import verify
 
@@ -368,6 +369,26 @@ def test_an_endless_misconception_is_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr("grader.exercise.LIMIT_FACTOR", 0)
     edits = [(SUM, "    return base + update\n", "    while True:\n        pass\n")]
     assert verify(load_course(tmp_path, *edits), "l01_plain") == []  # Running for ever is a way to fail.
+
+
+HELPER = "def helper(base, update, scale):\n    contribution = scale * update\n    return base + contribution\n"
+
+
+@pytest.mark.parametrize("where", ["imported by a demo", "imported by another module", "not imported"])
+def test_a_module_within_reach_of_learner_code_must_hold_no_answer(tmp_path, monkeypatch, where):
+    name = f"tiny_{where.replace(' ', '_')}"
+    lesson = f"{name}.lessons.l01_plain"
+    imported = f"from {lesson}.{'other' if where == 'imported by another module' else 'helper'} import helper\n"
+    edits = [("l01_plain/helper.py", "", HELPER), ("l01_plain/other.py", "", f"from {lesson}.helper import helper\n")]
+    if where != "not imported":
+        edits.append((LESSON, "import numpy as np\n", "import numpy as np\n" + imported))
+    spec = copy_course(tmp_path, *edits, name=name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = [str(refusal) for refusal in verify(find_course(spec), "l01_plain")]
+    if where.startswith("imported"):
+        assert len(found) == 1 and "learner code can import helper.py, which holds the answer line" in found[0]
+    else:
+        assert found == []
 
 
 def _problems(catalogue, rule):

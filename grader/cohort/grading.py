@@ -205,7 +205,7 @@ class Grader:
         public = self.folder / "public"
         if not public.exists():
             public.mkdir()
-            write_public_tree(self.catalogue, self.lesson, public)
+            write_public_tree(self.catalogue, self.lesson, public, preload(self.manifest))
         scratch = self.folder / "scratch"
         scratch.mkdir(exist_ok=True)
         sources = lesson_sources(public / self._package, self.catalogue, self.lesson)

@@ -13,10 +13,12 @@ from grader.source import public_view
 from grader.syllabus import Lesson
 
 
-def write_public_tree(catalogue: Catalogue, lesson: Lesson, folder: Path) -> Path:
+def write_public_tree(catalogue: Catalogue, lesson: Lesson, folder: Path, cells: Iterable[str] = ()) -> Path:
     """Copy the course package into `folder`: the lesson's exercises as their public view, later lessons left out.
 
-    Earlier lessons keep their references: they are the library that this lesson builds on. Prose stays out.
+    cells: the released notebook's own imports and definitions. Of the lesson's other modules only those stay that these
+    or a probe import: the rest may hold what answers are made of. Earlier lessons keep their references: they are the
+    library that this lesson builds on. Prose stays out. Returns the lesson's own folder in the copy.
     """
     package_name = catalogue.course.lessons_package.partition(".")[0]
     package = Path(next(iter(sys.modules[package_name].__path__)))
@@ -24,12 +26,30 @@ def write_public_tree(catalogue: Catalogue, lesson: Lesson, folder: Path) -> Pat
     shutil.copytree(package, target, ignore=shutil.ignore_patterns("__pycache__", "lesson.py"))
     lessons = catalogue.course.lessons
     folder_of_lessons = target / catalogue.lessons_folder.relative_to(package)
-    for stem in catalogue.stems(lesson):
+    stems = catalogue.stems(lesson)
+    for stem in stems:
         view = public_view(catalogue.load(lesson, stem))
         (folder_of_lessons / lesson.id / f"{stem}.py").write_text(view, encoding="utf-8")
+    _remove_unused(folder_of_lessons / lesson.id, f"{catalogue.course.lessons_package}.{lesson.id}", stems, cells)
     for later in lessons[lessons.index(lesson) + 1 :]:
         shutil.rmtree(folder_of_lessons / later.id, ignore_errors=True)
-    return target
+    return folder_of_lessons / lesson.id
+
+
+def _remove_unused(folder: Path, package: str, stems: Iterable[str], cells: Iterable[str]) -> None:
+    """Of a lesson's modules keep the exercises and what they and the notebook import, directly or through another."""
+    sources = {file.stem: file.read_text(encoding="utf-8") for file in folder.glob("*.py")}
+    kept = {"__init__", *stems}
+    waiting = [*cells, *(sources[stem] for stem in sorted(kept))]
+    while waiting:
+        for module, names in imports_of([waiting.pop()]):
+            # `from package import module` and `from package.module import name` both lead to a module.
+            found = {f"{module}.{name}" for name in names} | {module}
+            new = {name.removeprefix(f"{package}.") for name in found} & (sources.keys() - kept)
+            kept |= new
+            waiting += [sources[name] for name in new]
+    for stem in sources.keys() - kept:
+        (folder / f"{stem}.py").unlink()
 
 
 def imports_of(sources: Iterable[str]) -> list[tuple[str, list[str]]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jupytext
@@ -12,6 +14,8 @@ import nbformat
 from grader import source
 from grader.build import BuildError, build_lesson, notebook_path, stale_notebooks
 from grader.catalogue import Catalogue
+from grader.cohort.manifest import preload, read_manifest
+from grader.cohort.public_tree import write_public_tree
 from grader.syllabus import Lesson
 from grader.verify.evidence import Refusal
 
@@ -45,6 +49,7 @@ def verify_lesson(catalogue: Catalogue, lesson: Lesson) -> Iterator[Refusal]:
             problem = f"cannot be read as a notebook: {type(error).__name__}"
             yield Refusal(f"notebooks/{path.name}", "stale", problem, "Run `grader build` and commit the result")
     yield from _no_answer_shown(catalogue, lesson, shown)
+    yield from _no_answer_behind_the_wall(catalogue, lesson)
 
 
 def _lines_shown(notebook_text: str) -> set[str]:
@@ -89,6 +94,22 @@ def _no_answer_shown(catalogue: Catalogue, lesson: Lesson, shown: set[str]) -> I
                 f"the notebook shows the answer line {leaked[0]}",
                 "Write that demo another way",
             )
+
+
+def _no_answer_behind_the_wall(catalogue: Catalogue, lesson: Lesson) -> Iterator[Refusal]:
+    """What learner code can import in an official run holds no line of an answer."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            own = write_public_tree(catalogue, lesson, Path(folder), preload(read_manifest(catalogue, lesson)))
+        except Exception:
+            return  # An exercise without a public view: refused with the exercise's other rules already.
+        lines = {file.stem: set(map(source.squeeze, file.read_text().splitlines())) for file in own.glob("*.py")}
+    for stem in catalogue.stems(lesson):
+        exercise = catalogue.load(lesson, stem)
+        for module, shown in lines.items():
+            if leaked := sorted(source.answer_lines(exercise) & shown):
+                problem = f"learner code can import {module}.py, which holds the answer line {leaked[0]}"
+                yield Refusal(exercise.id, "answers", problem, "Keep it in a module that no probe and no demo imports")
 
 
 def verify_tree(catalogue: Catalogue) -> Iterator[Refusal]:

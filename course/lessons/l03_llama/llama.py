@@ -44,7 +44,7 @@ exercise = Exercise(
     atol=2e-4,
     tolerance_reason="float32 through two or three layers: logits of size 20 that were summed in another order differ "
     "by 1e-5",
-    forbidden=("transformers",),
+    forbidden=("transformers", "course.lessons.l03_llama.llama_faults"),
     library_note="transformers wraps the same modules in a PreTrainedModel, which adds loading, caches, masks for "
     "padding, device maps and hooks for other attention kernels. What it computes is what you just wrote.",
     interview="Draw the data flow of a Llama block. Where do its parameters sit, and where does its compute go?",

@@ -32,7 +32,7 @@ exercise = Exercise(
     atol=2e-5,
     tolerance_reason="an angle is position times frequency in float32: at position 60 its last bit is 4e-6, and there "
     "are several honest ways to compute a frequency",
-    forbidden=("transformers",),
+    forbidden=("transformers", "course.lessons.l03_llama.llama_faults"),
     library_note="LlamaRotaryEmbedding keeps the frequencies in a buffer and computes positions and angles in float32 "
     "with autocast off. from_pretrained keeps that buffer in float32; calling .to(torch.bfloat16) on a loaded model "
     "rounds it, in transformers 5 as well.",
