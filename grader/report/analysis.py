@@ -42,7 +42,7 @@ class Report:
 
 def make_report(cohort: Cohort, title: str, submitted: Submitted | None = None) -> Report:
     """Analyse a cohort. submitted: None leaves out sources, similarity and tries."""
-    results = cohort.read
+    results = cohort.graded
     tries = submitted.tries if submitted else {}
     pairs = None
     if submitted is not None:
@@ -68,6 +68,6 @@ def _warnings(cohort: Cohort) -> list[str]:
             "outcomes that are the same look different. Run `grader grade` again: it grades anew what is out of date."
         )
     found += [f"{each.name} was passed over: {each.reason}" for each in cohort.refused]
-    found += [f"{each.learner}: nothing could be read: {each.problem}" for each in cohort.unread]
+    found += [f"{each.learner}: {each.problem}" for each in cohort.ungraded]
     found += [f"{each.learner}: {repair}" for each in cohort.results for repair in each.repairs]
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +14,7 @@ from grader.cohort.collect import CollectError
 from grader.cohort.manifest import read_manifest
 from grader.report.analysis import Report, Submitted, make_report
 from grader.report.export import write_tables
+from grader.report.findings import findings
 from grader.report.page import render
 from grader.report.read import Cohort, ReportError, chosen_folders, read_cohort
 from grader.report.sources import read_sources
@@ -22,7 +22,6 @@ from grader.report.tries import read_tries
 from grader.source import answer_source
 
 PAGE_NAME = "report.html"
-LONGEST_HEADLINE = 120
 FOLDER_NAME = "report"
 
 
@@ -48,7 +47,7 @@ def write_reports(
             with out.status(f"comparing answers of {lesson_id}"):
                 report = make_report(cohort, title, submitted)
             target = (folder or results / FOLDER_NAME) / lesson_id
-            target.mkdir(parents=True, exist_ok=True)
+            target.mkdir(mode=0o700, parents=True, exist_ok=True)  # Names, answers and grades.
             write_tables(report, target)
             write_atomically(target / PAGE_NAME, render(report))
             _summarise(report, out)
@@ -78,12 +77,7 @@ def _submitted(catalogue: Catalogue, cohort: Cohort, folder: Path) -> Submitted:
 def _summarise(report: Report, out: Console) -> None:
     for note in report.notes:
         out.print(note, markup=False, soft_wrap=True)
-    unnamed = [each for each in report.clusters if each.kind == "unnamed" and len(each.learners) > 1]
-    out.print(
-        f"{report.cohort.lesson}: {len(report.cohort.results)} learners, {len(report.clusters)} different wrong "
-        f"outcomes, {len(unnamed)} of them shared and without a name",
-        soft_wrap=True,
-    )
-    for each in unnamed[:3]:
-        what = textwrap.shorten(each.headline, LONGEST_HEADLINE, placeholder=" ...")
-        out.print(f"  {len(each.learners)} learners, {each.exercise_id}: {what}", markup=False, soft_wrap=True)
+    learners, outcomes = len(report.cohort.results), len(report.clusters)
+    out.print(f"{report.cohort.lesson}: {learners} learners, {outcomes} different wrong outcomes", soft_wrap=True)
+    for sentence in findings(report):
+        out.print(f"  {sentence}", markup=False, soft_wrap=True)

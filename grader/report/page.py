@@ -16,6 +16,7 @@ from grader.cohort.result import SubmissionResult
 from grader.report import charts
 from grader.report.analysis import Report
 from grader.report.clusters import Cluster
+from grader.report.findings import findings
 from grader.report.timing import slowest_submissions
 from grader.result import Result
 from grader.show import MARKS, TITLES
@@ -45,10 +46,11 @@ def render(report: Report) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=_text(environment, "report.css"),
         marks=MARKS,
-        titles=TITLES,
+        titles=TITLES | {"crashed": "stopped with an error"},
+        findings=findings(report),
         bar=charts.stacked_bar,
         scatter=charts.scatter(report.items),
-        strip=charts.strip(report.cohort.read),
+        strip=charts.strip(report.cohort.graded),
         time_axis=charts.time_axis(report.timing),
         label=label,
         detail=_detail,
@@ -62,7 +64,7 @@ def render(report: Report) -> str:
         comments=_comments(report.clusters),
         pairs=(report.pairs or ())[:PAIRS_SHOWN],
         slowest=slowest_submissions(report.cohort.results, SLOWEST_SHOWN),
-        share_passed=_share_passed(report.cohort.read),
+        share_passed=_share_passed(report.cohort.graded),
     )
 
 

@@ -34,13 +34,13 @@ class Cohort:
     refused: tuple[Refused, ...] = ()
 
     @property
-    def read(self) -> tuple[SubmissionResult, ...]:
-        """Those whose notebook could be read: statistics are over them."""
+    def graded(self) -> tuple[SubmissionResult, ...]:
+        """Those that were graded: statistics are over them."""
         return tuple(result for result in self.results if not result.problem)
 
     @property
-    def unread(self) -> tuple[SubmissionResult, ...]:
-        """Those whose notebook could not be read at all."""
+    def ungraded(self) -> tuple[SubmissionResult, ...]:
+        """Those of which nothing could be read, or that were not graded for a reason of ours."""
         return tuple(result for result in self.results if result.problem)
 
     @property

@@ -11,6 +11,7 @@ for a cohort's few thousand short answers there is no time to be saved: 1,000 an
 from __future__ import annotations
 
 import io
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from grader.report.fragments import FRAGMENT_TOKENS, Fragment, Token, fragments_
 LEAST_SIMILARITY = 0.6
 LEAST_WEIGHT = 12.0
 MOST_SHARING = 6
+LINE_BREAK = re.compile(r"(\s*\n\s*)")
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ def spans(answer: _Answer, rare: set[Fragment]) -> tuple[Span, ...]:
                 marked.append((begin, end))
     pieces, position = [], 0
     for begin, end in marked:
-        pieces += [Span(answer.source[position:begin], False), Span(answer.source[begin:end], True)]
+        pieces.append(Span(answer.source[position:begin], False))
+        between = LINE_BREAK.split(answer.source[begin:end])  # Odd places: line breaks with the indent that follows.
+        pieces += [Span(text, place % 2 == 0) for place, text in enumerate(between)]
         position = end
     return tuple(piece for piece in [*pieces, Span(answer.source[position:], False)] if piece.text)

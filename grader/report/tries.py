@@ -38,6 +38,8 @@ def read_tries(folder: Path, results: Sequence[SubmissionResult]) -> tuple[dict[
 
 
 def _counts(data: bytes) -> dict[str, int]:
+    if not data:
+        raise ValueError("the file is empty")
     database = sqlite3.connect(":memory:")
     try:
         database.deserialize(data)
