@@ -12,6 +12,7 @@ from report_cohort import COPIED, DISGUISED
 from grader.cohort.result import SubmissionResult
 from grader.report import charts
 from grader.report.clusters import cluster
+from grader.report.excerpt import without_docstrings
 from grader.report.fragments import fragments_of, tokens_of
 from grader.report.items import analyse, point_biserial
 from grader.report.similarity import find_pairs
@@ -108,8 +109,19 @@ def test_marking_never_changes_the_source(noise: str, seed: int):
     pairs = find_pairs({"a": {"x": left}, "b": {"x": right}}, {"x": ()}, {})
     for pair in pairs:
         (alike,) = pair.alike
-        assert "".join(span.text for span in alike.left) == left
-        assert "".join(span.text for span in alike.right) == right
+        assert "".join(span.text for span in alike.left) == without_docstrings(left)
+        assert "".join(span.text for span in alike.right) == without_docstrings(right)
+
+
+@given(st.text(alphabet="abx =+()[]{}:\n\t#'\"\\\u2028\x0c@.1é", max_size=60))
+def test_docstrings_are_left_out_and_nothing_else(noise: str):
+    dressed = (
+        '''"""Ç."""\nclass A:\n    """One\n    two.\x0c"""\n\n    def f(self):\n        "é"\n        return "é"\n'''
+    )
+    assert without_docstrings(dressed) == 'class A:\n\n    def f(self):\n        return "é"\n'
+    for kept in ('def f(): "doc"; return 1', 'def f():\n    "only"', 'x = """a\nb"""', "def f(:", dressed + "\n)"):
+        assert without_docstrings(kept) == kept
+    assert set(without_docstrings(noise).split("\n")) <= set(noise.split("\n")) | {""}
 
 
 def test_what_everybody_has_does_not_count_and_what_only_two_have_does():

@@ -99,7 +99,7 @@ class Strip:
     learners: list[SubmissionResult]
 
 
-def strip(results: Sequence[SubmissionResult], width: float = 1000) -> Strip:
+def strip(results: Sequence[SubmissionResult], width: float = 1160) -> Strip:
     """Learners by points, the best first. Never narrower than 4 a column: a large class scrolls."""
     ordered = sorted(results, key=lambda result: (-result.points, result.learner))
     column = min(24.0, max(4.0, width / max(1, len(ordered))))

@@ -49,9 +49,9 @@ class Cluster:
 
     @property
     def headline(self) -> str:
-        """The one line of the message that tells what was wrong: the first that does not repeat the call."""
-        lines = [line for line in self.message.splitlines() if line and not line.startswith("`")]
-        return lines[0] if lines else self.message
+        """The one line of the message that tells what was wrong: it opens with the call when the case is visible."""
+        first, *rest = self.message.splitlines() or [""]
+        return rest[0] if first.startswith("`") and rest else first
 
 
 def cluster(results: Sequence[SubmissionResult], sources: Sources | None = None) -> tuple[Cluster, ...]:

@@ -16,6 +16,7 @@ from grader.cohort.result import SubmissionResult
 from grader.report import charts
 from grader.report.analysis import Report
 from grader.report.clusters import Cluster
+from grader.report.excerpt import without_docstrings
 from grader.report.findings import findings
 from grader.report.timing import slowest_submissions
 from grader.result import Result
@@ -78,7 +79,7 @@ def _cell_label(result: Result, alike: int) -> str:
     if result.misconception:
         return result.misconception if result.certain else f"{result.misconception}?"
     if result.status in ("failed", "crashed"):
-        return f"no name, {alike} alike" if alike > 1 else "no name"
+        return f"no name ×{alike}" if alike > 1 else "no name"
     return ""
 
 
@@ -112,7 +113,8 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def _cut(source: str) -> str:
-    """A source that is not longer than a page can hold."""
+    """What the learner wrote, not longer than a page can hold."""
+    source = without_docstrings(source).strip("\n")
     if len(source) <= LONGEST_SOURCE:
         return source
     return f"{source[:LONGEST_SOURCE]}\n... ({len(source):,} characters; cut here)"

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from grader.report.clusters import Sources
+from grader.report.excerpt import without_docstrings
 from grader.report.fragments import FRAGMENT_TOKENS, Fragment, Token, fragments_of, tokens_of
 
 LEAST_SIMILARITY = 0.6
@@ -37,7 +38,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Alike:
-    """One exercise on which two answers are alike. weight: of the fragments they share; identical: to the letter."""
+    """One exercise on which two answers are alike, without their docstrings.
+
+    weight: of the fragments they share; identical: to the letter, comments included.
+    """
 
     exercise_id: str
     similarity: float
@@ -84,8 +88,9 @@ def find_pairs(
 
 
 def _read(source: str) -> _Answer:
-    tokens = tokens_of(source)
-    return _Answer(source, tokens, fragments_of(tokens))
+    excerpt = without_docstrings(source)
+    tokens = tokens_of(excerpt)
+    return _Answer(excerpt, tokens, fragments_of(tokens))
 
 
 def _alike(
@@ -134,7 +139,7 @@ def _alike(
 
 
 def spans(answer: _Answer, rare: set[Fragment]) -> tuple[Span, ...]:
-    """The source cut where marking begins and ends; put together again it is the source."""
+    """The answer cut where marking begins and ends; put together again it is the whole."""
     starts = [0]
     for line in io.StringIO(answer.source):  # As `tokenize` counts: splitlines also splits at form feeds.
         starts.append(starts[-1] + len(line))
