@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import pandas as pd
 import pytest
 from browser import WIDE, chromium
-from report_cohort import CLASS, COPIED, HOSTILE, LESSON, MEAN, SUM, THRICE, grade_class
+from report_cohort import CLASS, HOSTILE, LESSON, MEAN, SUM, THRICE, grade_class
 from rich.console import Console
 from tiny_courses import load_course
 
@@ -300,21 +300,27 @@ def test_the_page_needs_nothing_else_and_holds_one_script(written: Path):
     assert HOSTILE not in text and HOSTILE.replace("<", "&lt;").replace(">", "&gt;")[:20] in text
 
 
-@pytest.fixture
-def page(written: Path) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
-        opened = browser.new_page(viewport=WIDE)
-        said: list[str] = []
-        opened.on("console", lambda message: said.append(message.text))
-        opened.on("pageerror", lambda error: said.append(str(error)))
-        opened.on("request", lambda request: said.append(request.url) if "report.html" not in request.url else None)
-        opened.goto((written / "report.html").as_uri())
-        yield opened
-        assert said == []
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(written: Path, browser: Any) -> Iterator[Any]:
+    opened = browser.new_page(viewport=WIDE)
+    said: list[str] = []
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda request: said.append(request.url) if "report.html" not in request.url else None)
+    opened.goto((written / "report.html").as_uri())
+    yield opened
+    assert said == []
+    opened.close()
 
 
 @pytest.mark.browser
@@ -350,12 +356,12 @@ def test_in_a_browser_the_heat_map_sorts_filters_and_obeys_the_keyboard(page: An
 
 @pytest.mark.browser
 def test_in_a_browser_a_policy_stops_what_escaping_would_let_through(
-    graded: tuple[Path, Path], page: Any, tmp_path: Path
+    graded: tuple[Path, Path], browser: Any, tmp_path: Path
 ):
     cohort = read_cohort(LESSON, graded[1] / LESSON)
     text = render(make_report(cohort, "t")).replace("</main>", f"{HOSTILE.removeprefix('</script>')}</main>", 1)
     (tmp_path / "report.html").write_text(text)
-    other = page.context.browser.new_page()
+    other = browser.new_page(viewport=WIDE)
     other.goto((tmp_path / "report.html").as_uri())
     other.wait_for_timeout(100)
     assert other.locator("img").count() == 1 and other.title() == "l01_plain: report"
@@ -372,4 +378,4 @@ def test_a_lesson_is_found_by_either_name(results: Path):
 def test_the_copied_answer_is_shown_with_its_shared_parts_marked(written: Path):
     text = (written / "report.html").read_text()
     assert "<mark>def add(self, number):</mark>" in text
-    assert "grace" in COPIED or "<mark>self.memory[&#34;all&#34;].append(number)</mark>" in text
+    assert "<mark>self.memory[&#34;all&#34;].append(number)</mark>" in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_courses import tiny_exercise
 
@@ -74,6 +74,7 @@ def test_it_is_keyed_and_no_card_shows_it(scaled_sum):
     assert one.outcome not in result_card(one).html() + result_card(one).text()
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e6))
 def test_float_noise_seldom_splits(seed: int, scale: float):
     """Noise of float32 size on 1,000 values: rounding each of them would split nearly always."""

@@ -116,7 +116,7 @@ class TimeAxis:
     medians: dict[str, float]
 
 
-def time_axis(timing: Sequence[ExerciseTiming], width: float = 560) -> TimeAxis:
+def time_axis(timing: Sequence[ExerciseTiming], width: float = 500) -> TimeAxis:
     """From the power of ten below the shortest call to that above the longest."""
     seconds = [max(second, SHORTEST_SECONDS) for each in timing for second in each.seconds] or [1.0]
     low, high = math.floor(math.log10(min(seconds))), math.ceil(math.log10(max(seconds)))

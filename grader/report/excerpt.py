@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import ast
+import warnings
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
+def parsed(source: str) -> ast.Module | None:
+    """A learner's source as a tree, None where it does not parse; what Python warns of in it is not our reader's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(source)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+
+
 def without_docstrings(source: str) -> str:
     """The source with the lines of its docstrings left out; as it is where it does not parse."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = parsed(source)
+    if tree is None:
         return source
     lines = source.split("\n")  # As `ast` counts: splitlines also splits at form feeds.
     dropped: set[int] = set()

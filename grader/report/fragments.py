@@ -14,6 +14,8 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from grader.report.excerpt import parsed
+
 FRAGMENT_TOKENS = 8
 LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER}
 OPENS_STATEMENT = {tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING}
@@ -71,9 +73,8 @@ def _tokens(source: str) -> Iterator[tokenize.TokenInfo]:
 
 def _names_bound(source: str) -> set[str] | None:
     """Names that are assigned, defined, imported under another name or parameters; None when it does not parse."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = parsed(source)
+    if tree is None:
         return None
     bound: set[str] = set()
     for node in ast.walk(tree):

@@ -1,8 +1,9 @@
 """Pairs of learners whose answers share fragments that hardly anyone else has. It lists evidence; it judges nobody.
 
 A fragment of the stub or of the course's own answer (which `solution()` shows) counts nothing. Any other counts
-1 / (n - 1) when n learners have it: fully when only the two do, next to nothing when half the class does. Two answers'
-similarity is the Jaccard index with these weights.
+1 / (n - 1) when n learners have it, and nothing from seven on: that is how the class writes. Two answers' similarity is
+the Jaccard index with these weights. Answers that are equal to the letter, comments and names included, are listed
+however common their fragments are, unless more than six learners handed in that very text.
 
 The index is exact, through one sparse matrix per exercise. MinHash (as in datasketch) estimates it without weights, and
 for a cohort's few thousand short answers there is no time to be saved: 1,000 answers take a second.
@@ -15,6 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -64,7 +66,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class _Answer:
+    """source: as handed in; excerpt: without docstrings, which is what is compared and shown."""
+
     source: str
+    excerpt: str
     tokens: list[Token]
     fragments: list[Fragment]
 
@@ -90,7 +95,7 @@ def find_pairs(
 def _read(source: str) -> _Answer:
     excerpt = without_docstrings(source)
     tokens = tokens_of(excerpt)
-    return _Answer(excerpt, tokens, fragments_of(tokens))
+    return _Answer(source, excerpt, tokens, fragments_of(tokens))
 
 
 def _alike(
@@ -112,36 +117,55 @@ def _alike(
         return []
     has = csr_array((np.ones(len(rows)), (rows, places)), shape=(len(learners), len(columns)))
     sharing = np.asarray(has.sum(axis=0)).reshape(-1)
-    weights = 1 / np.maximum(sharing - 1, 1)
+    weights = np.where(sharing <= MOST_SHARING, 1 / np.maximum(sharing - 1, 1), 0.0)
     weighted = has.multiply(weights).tocsr()
     own = np.asarray(weighted.sum(axis=1)).reshape(-1)
-    several = sharing > 1
+    several = (sharing > 1) & (sharing <= MOST_SHARING)
     shared = (weighted[:, several] @ has[:, several].T).tocoo()
-    found = []
+    pairs = _identical(learners, answers, common)
     for i, j, weight in zip(*shared.coords, shared.data, strict=True):
         similarity = weight / (own[i] + own[j] - weight)
         if i < j and weight >= LEAST_WEIGHT and similarity >= LEAST_SIMILARITY:
-            left, right = learners[i], learners[j]
-            both = set(answers[left].fragments) & set(answers[right].fragments) - common
-            rare = {fragment for fragment in both if sharing[columns[fragment]] <= MOST_SHARING}
-            wrong = outcomes.get((left, exercise_id), "")
-            one = Alike(
-                exercise_id,
-                float(similarity),
-                float(weight),
-                answers[left].source == answers[right].source,
-                bool(wrong) and wrong == outcomes.get((right, exercise_id)),
-                spans(answers[left], rare),
-                spans(answers[right], rare),
-            )
-            found.append((left, right, one))
+            key = learners[i], learners[j]
+            pairs[key] = max(pairs.get(key, (0.0, 0.0)), (float(similarity), float(weight)))
+    rare = {fragment for fragment, column in columns.items() if 1 < sharing[column] <= MOST_SHARING}
+    found = []
+    for (left, right), (similarity, weight) in pairs.items():
+        both = set(answers[left].fragments) & set(answers[right].fragments) & rare
+        wrong = outcomes.get((left, exercise_id), "")
+        one = Alike(
+            exercise_id,
+            similarity,
+            weight,
+            answers[left].source == answers[right].source,
+            bool(wrong) and wrong == outcomes.get((right, exercise_id)),
+            spans(answers[left], both),
+            spans(answers[right], both),
+        )
+        found.append((left, right, one))
+    return found
+
+
+def _identical(
+    learners: list[str], answers: Mapping[str, _Answer], common: set[Fragment]
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """(left, right) -> (similarity, weight) of answers that are one text, which few others handed in."""
+    same: dict[str, list[str]] = defaultdict(list)
+    for learner in learners:
+        same[answers[learner].source].append(learner)
+    found: dict[tuple[str, str], tuple[float, float]] = {}
+    for group in same.values():
+        if 2 <= len(group) <= MOST_SHARING:
+            weight = len(set(answers[group[0]].fragments) - common) / (len(group) - 1)
+            if weight >= LEAST_WEIGHT:
+                found |= dict.fromkeys(combinations(group, 2), (1.0, weight))
     return found
 
 
 def spans(answer: _Answer, rare: set[Fragment]) -> tuple[Span, ...]:
     """The answer cut where marking begins and ends; put together again it is the whole."""
     starts = [0]
-    for line in io.StringIO(answer.source):  # As `tokenize` counts: splitlines also splits at form feeds.
+    for line in io.StringIO(answer.excerpt):  # As `tokenize` counts: splitlines also splits at form feeds.
         starts.append(starts[-1] + len(line))
     marked: list[tuple[int, int]] = []
     for number, fragment in enumerate(answer.fragments):
@@ -154,8 +178,8 @@ def spans(answer: _Answer, rare: set[Fragment]) -> tuple[Span, ...]:
                 marked.append((begin, end))
     pieces, position = [], 0
     for begin, end in marked:
-        pieces.append(Span(answer.source[position:begin], False))
-        between = LINE_BREAK.split(answer.source[begin:end])  # Odd places: line breaks with the indent that follows.
+        pieces.append(Span(answer.excerpt[position:begin], False))
+        between = LINE_BREAK.split(answer.excerpt[begin:end])  # Odd places: line breaks with the indent that follows.
         pieces += [Span(text, place % 2 == 0) for place, text in enumerate(between)]
         position = end
-    return tuple(piece for piece in [*pieces, Span(answer.source[position:], False)] if piece.text)
+    return tuple(piece for piece in [*pieces, Span(answer.excerpt[position:], False)] if piece.text)
