@@ -237,6 +237,23 @@ def receipt(
 
 
 @app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="The folder that `grader grade --out` wrote to.")],
+    lesson: LessonOption = None,
+    submissions: Annotated[
+        Path | None,
+        typer.Option(help="The submissions that were graded: adds sources, similarity and, where handed in, tries."),
+    ] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="Where to write (default: RESULTS/report).")] = None,
+    course: CourseOption = None,
+) -> None:
+    """Where a graded class is stuck: item analysis, wrong ideas, similar answers, timing; one HTML page and tables."""
+    from grader.report.command import write_reports
+
+    write_reports(_course(course), results, lesson, submissions, folder, out=out, fail=_fail)
+
+
+@app.command()
 def attempts(
     exercise: Annotated[str | None, typer.Argument(help="Exercise id, as in l07-lora-linear.")] = None,
     show_source: Annotated[bool, typer.Option("--source", help="Print each answer as it was.")] = False,

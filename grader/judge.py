@@ -17,6 +17,7 @@ from grader import wire
 from grader.call import CallError, Outcome, call
 from grader.compare import Difference, compare
 from grader.exercise import Case, Exercise
+from grader.outcome_digest import outcome_digest
 from grader.result import CaseResult, Result
 
 # Errors that no Python code raises: what a sandbox reports when the process that ran the answer is gone.
@@ -135,10 +136,12 @@ def judge(
     *,
     violations: Sequence[str] = (),
     outcomes_of: Callable[[Callable[..., Any]], list[Outcome]] | None = None,
+    digest_key: str = "",
 ) -> Result:
     """The result of one answer.
 
     violations: forbidden names its source uses. outcomes_of: how to run a misconception (default: here and now).
+    digest_key: a secret that keys the outcome's digest where there are hidden cases to protect.
     """
     seconds = sum(outcome.seconds for outcome in outcomes)
     if all(o.error and o.error.type == "NotImplementedError" and o.error.own for o in outcomes):
@@ -147,22 +150,22 @@ def judge(
     cases = tuple(_case_result(q.case, d, o) for q, d, o in zip(questions, differences, outcomes, strict=True))
     groups = _group_points(exercise, cases, bool(violations))
     earned = sum(points for _, points, _ in groups)
+    if not any(differences) and not violations:
+        message = f"{exercise.answer_name}: all {len(cases)} cases passed."
+        return _result(exercise, "passed", earned, message, cases, groups, seconds)
+    right = [difference is None for difference in differences]
+    digest = outcome_digest(outcomes, right, atol=exercise.atol, violations=violations, key=digest_key)
     if violations:
         names = ", ".join(f"`{name}`" for name in violations)
         message = f"your answer uses {names}, which is what this exercise asks you to build. Write it yourself."
-        return _result(exercise, "failed", earned, message, cases, groups, seconds)
-    if not any(differences):
-        message = f"{exercise.answer_name}: all {len(cases)} cases passed."
-        return _result(exercise, "passed", earned, message, cases, groups, seconds)
+        return _result(exercise, "failed", earned, message, cases, groups, seconds, outcome=digest)
     shown = _shown_failure(questions, differences)
     status = "crashed" if shown[1].kind == "raised" else "failed"
     run = outcomes_of or (lambda wrong: call_all(exercise, wrong, questions))
     name, certain = recognise(exercise, questions, outcomes, differences, run)
     hint = exercise.misconceptions[name].hint if name else ""
-    message = _failure_message(
-        exercise, *shown, sum(difference is not None for difference in differences), len(questions)
-    )
-    return _result(exercise, status, earned, message, cases, groups, seconds, hint, name, certain)
+    message = _failure_message(exercise, *shown, right.count(False), len(questions))
+    return _result(exercise, status, earned, message, cases, groups, seconds, hint, name, certain, digest)
 
 
 def recognise(
@@ -324,6 +327,7 @@ def _result(
     hint: str = "",
     misconception: str = "",
     certain: bool = False,
+    outcome: str = "",
 ) -> Result:
     return Result(
         exercise_id=exercise.id,
@@ -338,6 +342,7 @@ def _result(
         cases=cases,
         groups=groups,
         seconds=round(seconds, 4),
+        outcome=outcome,
     )
 
 

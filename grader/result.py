@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 STATUSES = ("todo", "passed", "failed", "crashed", "broken")
@@ -30,6 +30,7 @@ class Result:
     status: todo (not started), passed, failed, crashed (their code raised or ran out of time), broken (our fault).
     misconception: the known wrong answer whose outputs equal these; certain is False when only some cases agree.
     groups: case group -> (points earned, points possible).
+    outcome: a digest of what a wrong answer gave, the same for learners with the same outputs; for instructors alone.
     """
 
     exercise_id: str
@@ -44,6 +45,7 @@ class Result:
     cases: tuple[CaseResult, ...] = ()
     groups: tuple[tuple[str, float, float], ...] = ()
     seconds: float = 0.0
+    outcome: str = ""
 
     @property
     def passed(self) -> bool:
@@ -56,7 +58,8 @@ class Result:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Result:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`; raises KeyError when a field is missing, as in results of older versions."""
+        known = {field.name: data[field.name] for field in fields(cls)}
         cases = tuple(CaseResult(**case) for case in data["cases"])
         groups = tuple((name, earned, possible) for name, earned, possible in data["groups"])
-        return cls(**{**data, "cases": cases, "groups": groups})
+        return cls(**{**known, "cases": cases, "groups": groups})

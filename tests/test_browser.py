@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import WIDE, chromium
 
 from grader.catalogue import find_course
 from grader.source import answer_source, definition_source
@@ -23,20 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts" / "browser"
 START_SECONDS = 120
 CELL_SECONDS = 120
-WIDE = {"width": 1280, "height": 900}
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-
-def chromium() -> str:
-    named = os.environ.get("CHROMIUM")
-    found = named or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not found:
-        message = "no Chromium found: apt-get install chromium, or set CHROMIUM to its path"
-        if os.environ.get("REQUIRE_BROWSER") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
 
 
 @pytest.fixture

@@ -187,7 +187,14 @@ class Grader:
             return self._outcomes_of(prepared, wrong)
 
         with self.judge_lock:
-            return judge(exercise, prepared.questions, outcomes, violations=found, outcomes_of=outcomes_of)
+            return judge(
+                exercise,
+                prepared.questions,
+                outcomes,
+                violations=found,
+                outcomes_of=outcomes_of,
+                digest_key=str(self.seed),
+            )
 
     def _outcomes_of(self, prepared: _Prepared, wrong: Callable[..., Any]) -> list[Outcome]:
         key = prepared.exercise.id, wrong.__name__

@@ -71,7 +71,7 @@ def schema() -> dict[str, Any]:
     group = {"type": "array", "prefixItems": [text, number, number], "minItems": 3, "maxItems": 3}
     result = {"exercise_id": text, "title": text, "status": {"enum": list(STATUSES)}, "points": number}
     result |= {"max_points": number, "message": text, "hint": text, "misconception": text, "certain": flag}
-    result |= {"cases": _list(_object(case)), "groups": _list(group), "seconds": number}
+    result |= {"cases": _list(_object(case)), "groups": _list(group), "seconds": number, "outcome": text}
     whole = {"learner": text, "lesson": text, "sha256": text, "version": text, "isolation": text}
     whole |= {"results": _list(_object(result)), "problem": text, "repairs": _list(text), "seconds": number}
     whole |= {"processor_seconds": number, "peak_bytes": {"type": "integer"}, "points": number, "max_points": number}
