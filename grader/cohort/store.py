@@ -13,6 +13,7 @@ import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Protocol
 
 from grader.build import write_atomically
 from grader.cohort.result import SubmissionResult
@@ -23,6 +24,19 @@ SEED_BYTES = 8
 
 class StoreError(RuntimeError):
     """A results folder that cannot be used; says why and what to do."""
+
+
+class Keepable(Protocol):
+    """What one file holds: a learner's result."""
+
+    @property
+    def learner(self) -> str:
+        """Names the file."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        ...
 
 
 class ResultStore:
@@ -67,7 +81,7 @@ class ResultStore:
         kept = self.load(learner)
         return kept if kept and (kept.sha256, kept.version) == (sha256, version) else None
 
-    def save(self, result: SubmissionResult) -> None:
+    def save(self, result: Keepable) -> None:
         """Write one result in one step; raises StoreError when the disk will not take it."""
         try:
             write_atomically(self.path(result.learner), json.dumps(result.to_dict(), indent=1) + "\n")
