@@ -8,7 +8,7 @@ from pathlib import Path
 from course.base_model import base_model_folder
 from course.cpu_bfloat16 import cpu_bfloat16_usable
 from course.model_cache import cache_root
-from grader.syllabus import Course, Lesson, Module, Sandbox
+from grader.syllabus import AdapterTask, Course, Lesson, Module, Sandbox, Threshold
 
 SKILLS = {
     "grader": "take an exercise from stub to passed, and read what a failed check says",
@@ -26,6 +26,17 @@ SKILLS = {
     "peft": "read and write what the peft library reads and writes",
     "evaluation": "measure a model before and after a change, with an interval",
 }
+
+# Half the points for what the lesson's own run reaches comfortably, the rest for an adapter as good as that run's.
+SQL_ADAPTER = AdapterTask(
+    "course.lessons.l09_qlora.hidden_set:EVALUATION",
+    (
+        Threshold("seen", 0.30, 2),
+        Threshold("seen", 0.50, 2),
+        Threshold("heldout", 0.20, 3),
+        Threshold("heldout", 0.40, 3),
+    ),
+)
 
 
 def sandbox() -> Sandbox:
@@ -72,7 +83,14 @@ COURSE = Course(
                 Lesson(
                     "l08_quantisation", "Quantisation from scratch", minutes=150, run_minutes=2, needs=("l00_start",)
                 ),
-                Lesson("l09_qlora", "QLoRA, for real", minutes=200, run_minutes=25, needs=("l07_lora",)),
+                Lesson(
+                    "l09_qlora",
+                    "QLoRA, for real",
+                    minutes=200,
+                    run_minutes=25,
+                    needs=("l07_lora",),
+                    adapter=SQL_ADAPTER,
+                ),
             ),
         ),
     ),

@@ -1,8 +1,8 @@
 """A handed-in adapter_config.json, read as data: fields from a list, each with a checked value.
 
-Nothing of the file reaches peft: what is kept is a `LoraSettings`, from which our code makes a fresh configuration. So a
-field that names code, files or another model can do nothing; it is refused all the same, because an adapter that needs
-it would be evaluated as something else than what was trained.
+Nothing of the file reaches peft: what is kept is a `LoraSettings`, from which our code makes a fresh configuration. So
+a field that names code, files or another model can do nothing; it is refused all the same, because an adapter that
+needs it would be evaluated as something else than what was trained.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a course supplies so that its adapters can be graded: the base model, the hidden questions, and their scoring."""
+"""What a course supplies so that its adapters can be graded: the base model, hidden questions, and their scoring."""
 
 from __future__ import annotations
 

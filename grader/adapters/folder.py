@@ -48,7 +48,9 @@ class AdapterFiles:
     @property
     def sha256(self) -> str:
         """One hash for both."""
-        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in (self.config, self.tensors))).hexdigest()
+        return hashlib.sha256(
+            b"".join(hashlib.sha256(part).digest() for part in (self.config, self.tensors))
+        ).hexdigest()
 
 
 def shown(value: object) -> str:
@@ -89,7 +91,9 @@ def read_handed(handed: HandedAdapter, lesson: Lesson) -> AdapterFiles:
     chosen = [folder for folder in exact if folder in folders][:1] or folders
     if len(chosen) > 1:
         names = ", ".join(shown(str(folder.relative_to(handed.path))) for folder in chosen[:5])
-        raise AdapterRefusedError(f"{len(chosen)} adapters were handed in ({names}); put the one that counts in `adapter`")
+        raise AdapterRefusedError(
+            f"{len(chosen)} adapters were handed in ({names}); put the one that counts in `adapter`"
+        )
     if chosen:
         return read_folder(chosen[0])
     if others:
@@ -110,8 +114,12 @@ def _read(path: Path) -> bytes:
         size = path.lstat().st_size
         data = b"" if size > largest else read_plain_file(path, largest)
     except FileNotFoundError as error:
-        pickled = "adapter_model.bin, a pickle that nobody opens here, but " if path.with_suffix(".bin").exists() else ""
-        raise AdapterRefusedError(f"the folder {shown(path.parent.name)} holds {pickled}no {path.name}; {SAVE}") from error
+        pickled = (
+            "adapter_model.bin, a pickle that nobody opens here, but " if path.with_suffix(".bin").exists() else ""
+        )
+        raise AdapterRefusedError(
+            f"the folder {shown(path.parent.name)} holds {pickled}no {path.name}; {SAVE}"
+        ) from error
     except OSError as error:
         link = "is a symbolic link" if error.errno == errno.ELOOP else "is no plain file that can be read"
         raise AdapterRefusedError(f"{path.name} {link}; hand in the file itself") from error

@@ -49,7 +49,7 @@ class GroupResult:
 
 @dataclass(frozen=True)
 class AdapterResult:
-    """One graded adapter. sha256: of its files. version: of the hidden set and the checks; it tells nothing of the seed."""
+    """One graded adapter. sha256: of its files. version: of hidden set and checks; it tells nothing of the seed."""
 
     learner: str
     lesson: str

@@ -71,13 +71,16 @@ def _compare_names(stored: Mapping[str, Any], shapes: Mapping[str, Any]) -> None
     strangers, missing = stored.keys() - shapes.keys(), shapes.keys() - stored.keys()
     advice = "hand in both files as they were saved together, trained on the course's base model"
     if strangers:
-        _refuse(f"holds {len(strangers)} tensors that its configuration does not call for, as {shown(min(strangers))}; {advice}")
+        _refuse(
+            f"holds {len(strangers)} tensors that its configuration does not call for, as {shown(min(strangers))}; "
+            f"{advice}"
+        )
     if missing:
         _refuse(f"lacks {len(missing)} of {len(shapes)} tensors, as {min(missing)}; {advice}")
 
 
 def _format(data: bytes) -> str:
-    """What a file that is not safetensors seems to be. Asked after the fact: a sound file may begin with these bytes."""
+    """What a file that is not safetensors seems to be. Asked after the fact: a sound one may begin with these bytes."""
     known = next((name for start, name in OTHER_FORMATS.items() if data.startswith(start)), None)
     return f"{known}, whatever its name says, and is not opened" if known else "no whole safetensors file"
 

@@ -1,8 +1,8 @@
 """The process that answers the hidden questions, and the grader's side of it.
 
-It runs only our code, on bytes that were read as data; it is a process of its own so that a crash, a lack of memory or a
-hang costs the adapter at hand and nothing else. The secret seed reaches it over a socket: an argument could be read by
-every user of the machine.
+It runs only our code, on bytes that were read as data; it is a process of its own so that a crash, a lack of memory or
+a hang costs the adapter at hand and nothing else. The secret seed reaches it over a socket: an argument could be read
+by every user of the machine.
 
 Run as `python -m grader.adapters.worker DESCRIPTOR MODULE:ATTRIBUTE`. To it: {"seed": n}, then {"config_bytes": n} with
 both files, or {"base": true}. From it: {"ready": questions}, any number of {"answered": n}, then {"groups": [...]},
@@ -11,6 +11,7 @@ both files, or {"base": true}. From it: {"ready": questions}, any number of {"an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -45,7 +46,7 @@ class Worker:
         ours, theirs = socket.socketpair()
         self.channel, self.seed = Channel(ours.detach()), seed
         self.memory_bytes, self.killed_for, self.questions = memory_bytes, "", 0
-        self.errors = tempfile.TemporaryFile()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the worker
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "grader.adapters.worker", str(theirs.fileno()), spec],
@@ -161,10 +162,8 @@ def main() -> None:
     """Entrance of the process."""
     channel = Channel(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the grader's to handle; it then ends this process.
-    try:
+    with contextlib.suppress(ChannelError):  # The grader has hung up.
         serve(channel, load_object(sys.argv[2]))
-    except ChannelError:
-        pass  # The grader has hung up.
 
 
 if __name__ == "__main__":
