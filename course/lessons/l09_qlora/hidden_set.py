@@ -88,16 +88,8 @@ class SqlHiddenSet:
         return len(self.examples)
 
     def answer(self, adapter: Adapter | None, on_answered: Callable[[int], object]) -> list[GroupAnswers]:
-        """Right and wrong answers by split. Raises AdapterRefusedError when logits are not finite."""
-        from course.training import merge_checked_adapter
-
-        model = self.model if adapter is None else merge_checked_adapter(copy.deepcopy(self.model), adapter)
-        watch = model.register_forward_hook(_refuse_what_is_not_finite)
-        try:
-            texts = self._texts(model, on_answered)
-        finally:
-            watch.remove()
-        scores = score_all(texts, self.examples)
+        """Right and wrong answers by split. Raises AdapterRefusedError when the model computes no finite numbers."""
+        scores = score_all(self.texts(adapter, on_answered), self.examples)
         groups = []
         for split in SPLITS:
             mine = [score for score, example in zip(scores, self.examples, strict=True) if example.split == split]
@@ -105,19 +97,26 @@ class SqlHiddenSet:
             groups.append(GroupAnswers(split, tuple(score.correct for score in mine), dict(wrong.most_common())))
         return groups
 
-    def _texts(self, model: Any, on_answered: Callable[[int], object]) -> list[str]:
+    def texts(self, adapter: Adapter | None, on_answered: Callable[[int], object]) -> list[str]:
+        """What the model says to each question, greedily, always in the same batches."""
         from course.generation import generate_batch
+        from course.training import merge_checked_adapter
 
+        model = self.model if adapter is None else merge_checked_adapter(copy.deepcopy(self.model), adapter)
         prompts = conversations(self.examples, "tuned")
         texts = [""] * len(prompts)
         by_length = sorted(range(len(prompts)), key=lambda index: len(str(prompts[index])))
-        for start in range(0, len(by_length), ROWS_AT_ONCE):
-            chosen = by_length[start : start + ROWS_AT_ONCE]
-            asked = [prompts[index] for index in chosen]
-            answers = generate_batch(model, self.tokenizer, asked, MAX_NEW_TOKENS, ROWS_AT_ONCE, progress=False)
-            for index, text in zip(chosen, answers, strict=True):
-                texts[index] = text
-            on_answered(len(chosen))
+        watch = model.register_forward_hook(_refuse_what_is_not_finite)
+        try:
+            for start in range(0, len(by_length), ROWS_AT_ONCE):
+                chosen = by_length[start : start + ROWS_AT_ONCE]
+                asked = [prompts[index] for index in chosen]
+                answers = generate_batch(model, self.tokenizer, asked, MAX_NEW_TOKENS, ROWS_AT_ONCE, progress=False)
+                for index, text in zip(chosen, answers, strict=True):
+                    texts[index] = text
+                on_answered(len(chosen))
+        finally:
+            watch.remove()
         return texts
 
 
