@@ -27,14 +27,15 @@ SKILLS = {
     "evaluation": "measure a model before and after a change, with an interval",
 }
 
-# Half the points for what the lesson's own run reaches comfortably, the rest for an adapter as good as that run's.
+# The lesson's run after 68 of its 168 steps: 18 of 60 seen, 12 of 60 held-out. At its end, on hand-written questions:
+# 56 % and 43 %. The upper thresholds lie about one and a half standard errors of 60 questions below that.
 SQL_ADAPTER = AdapterTask(
     "course.lessons.l09_qlora.hidden_set:EVALUATION",
     (
-        Threshold("seen", 0.30, 2),
-        Threshold("seen", 0.50, 2),
-        Threshold("heldout", 0.20, 3),
-        Threshold("heldout", 0.40, 3),
+        Threshold("seen", 0.25, 2),
+        Threshold("seen", 0.45, 2),
+        Threshold("heldout", 0.15, 3),
+        Threshold("heldout", 0.35, 3),
     ),
 )
 

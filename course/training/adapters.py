@@ -94,7 +94,7 @@ def merge_checked_adapter(base_model: Any, adapter: Adapter) -> Any:
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(base_model, lora)
-    loaded = set_peft_model_state_dict(model, dict(adapter.tensors))
+    loaded: Any = set_peft_model_state_dict(model, dict(adapter.tensors))
     if left := [*loaded.unexpected_keys, *(name for name in loaded.missing_keys if "lora_" in name)]:
         raise RuntimeError(f"peft puts {len(left)} tensors of a checked adapter elsewhere, as {left[0]}")
     try:

@@ -56,7 +56,8 @@ class AdapterGrader:
             try:
                 base = pool.submit(self._base)
                 grading = [pool.submit(self._grade, each, base) for each in handed]
-                return [future.result() for future in (base, *grading)][1:]  # type: ignore[misc]
+                base.result()
+                return [future.result() for future in grading]
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
                 self.workers.stop()

@@ -43,7 +43,8 @@ def decoded_model(dtype: str) -> tuple[Any, Any]:
     with torch.no_grad():
         for name, layer in four_bit.named_modules():
             if isinstance(layer, Linear4bit):
-                plain.get_submodule(name).weight.copy_(dequantize_4bit(layer.weight.data, layer.weight.quant_state))
+                stored: Any = layer.weight
+                plain.get_submodule(name).weight.copy_(dequantize_4bit(stored.data, stored.quant_state))
     return plain, tokenizer
 
 
