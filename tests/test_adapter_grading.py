@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_adapters import CONFIG, FAIL, HANG, KILL, LAYERS, TINY, hand_in, to_bytes
+from tiny_adapters import BREAKABLE, CONFIG, FAIL, HANG, KILL, LAYERS, TINY, hand_in, to_bytes
 from tiny_chat import chats, tiny_llama, tiny_tokenizer
 from tiny_courses import copy_course
 
@@ -28,7 +28,8 @@ from grader.adapters.points import judge
 from grader.adapters.result import AdapterResult
 from grader.adapters.run import AdapterGrader, EvaluationError
 from grader.adapters.store import AdapterStore
-from grader.adapters.worker import Worker, WorkerDiedError
+from grader.adapters.worker import Worker, WorkerDiedError, answer_to
+from grader.sandbox.channel import Channel
 from grader.syllabus import AdapterTask, Lesson, Threshold
 
 SEED = 987654321987
@@ -95,14 +96,13 @@ def test_points_need_the_share_and_a_gain_over_the_base():
 
 
 def cohort(folder: Path) -> Path:
-    """Seven learners: two whole adapters, a pickle, none at all, and three whose evaluation dies."""
+    """Six learners: two whole adapters, a pickle, none at all, values that overflow, and one whose evaluation dies."""
     hand_in(folder / "ada" / "adapter")
     hand_in(folder / "ben" / "09_qlora" / "adapter", weights=b"\x80\x04\x95" + b"x" * 50)
     (folder / "cyd").mkdir()
-    hand_in(folder / "dan" / "adapter", {**CONFIG, "lora_alpha": KILL})
-    hand_in(folder / "eve" / "adapter", {**CONFIG, "lora_alpha": FAIL})
-    hand_in(folder / "fay" / "adapter", {**CONFIG, "use_rslora": True})
-    hand_in(folder / "gus" / "adapter", {**CONFIG, "lora_alpha": 1e300})
+    hand_in(folder / "dan" / "adapter", {**CONFIG, "lora_alpha": 1e300})
+    hand_in(folder / "eve" / "adapter", {**CONFIG, "use_rslora": True})
+    hand_in(folder / "fay" / "adapter", {**CONFIG, "lora_alpha": KILL})
     return folder
 
 
@@ -131,23 +131,22 @@ def test_one_bad_adapter_costs_only_itself(graded):
         "ada": "graded",
         "ben": "refused",
         "cyd": "todo",
-        "dan": "crashed",
-        "eve": "crashed",
-        "fay": "graded",
-        "gus": "refused",
+        "dan": "refused",
+        "eve": "graded",
+        "fay": "crashed",
     }
     assert [group.questions for group in results["ada"].groups] == [3, 3]
-    assert sum(sum(group.outcomes.values()) + group.correct for group in results["fay"].groups) == 6
+    assert sum(sum(group.outcomes.values()) + group.correct for group in results["eve"].groups) == 6
     assert "is a pickle" in results["ben"].feedback
-    assert "a weight is not finite" in results["gus"].feedback
-    assert results["dan"].problem == "the evaluation's process was ended by SIGKILL"
+    assert "a weight is not finite" in results["dan"].feedback
+    assert results["fay"].problem == "the evaluation's process was ended by SIGKILL"
 
 
 def test_other_order_and_two_workers_give_the_same(graded, tmp_path):
     root, results = graded
     again = grade(root / "in", tmp_path, workers=2, back=True)
-    assert {learner: result.verdict for learner, result in again.items()} == {
-        learner: result.verdict for learner, result in results.items()
+    assert {name: result.verdict for name, result in again.items()} == {
+        name: result.verdict for name, result in results.items()
     }
 
 
@@ -161,8 +160,6 @@ def test_nothing_written_or_told_holds_a_hidden_question(graded):
         assert not [text for text in told if question.question in text or question.sql in text or question.id in text]
         assert not [text for text in kept if question.question in text]
     assert not [text for text in told + kept if str(SEED) in text]
-    # Of our own fault the instructor hears all, the learner nothing.
-    assert questions[0].sql in results["eve"].problem and "instructor" in results["eve"].feedback
 
 
 def test_a_second_run_uses_what_is_kept(graded, monkeypatch):
@@ -176,7 +173,18 @@ def test_a_second_run_uses_what_is_kept(graded, monkeypatch):
 
     monkeypatch.setattr(Worker, "answer", answer)
     assert grade(root / "in", root / "out") == results
-    assert asked == [KILL, FAIL]  # What died is tried again, and nothing else; not the base either.
+    assert asked == [KILL]  # What died is tried again, and nothing else; not the base either.
+
+
+def test_of_a_fault_of_ours_the_instructor_hears_all_and_the_learner_nothing(tmp_path):
+    hidden = BREAKABLE.prepare(SEED)
+    files = read_folder(hand_in(tmp_path / "adapter", {**CONFIG, "lora_alpha": FAIL}))
+    payload, request = files.config + files.tensors, {"config_bytes": len(files.config)}
+    reply = answer_to(Channel(-1), hidden, request, payload)
+    secret = hidden.hidden.examples[0].sql
+    assert reply.keys() == {"failed"} and secret in reply["failed"]
+    result = AdapterResult("ada", LESSON.id, "crashed", 5, "v", problem=reply["failed"])
+    assert secret not in result.feedback and "instructor" in result.feedback
 
 
 def test_a_changed_file_seed_or_threshold_is_graded_anew(graded, tmp_path):

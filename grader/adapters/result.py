@@ -59,7 +59,6 @@ class AdapterResult:
     sha256: str = ""
     groups: tuple[GroupResult, ...] = ()
     problem: str = ""
-    seconds: float = 0.0
 
     @property
     def points(self) -> float:

@@ -139,10 +139,11 @@ def serve(channel: Channel, evaluation: Evaluation) -> None:
     channel.send({"ready": hidden.questions})
     while True:
         request, payload = channel.receive()
-        channel.send(_reply(channel, hidden, request, payload))
+        channel.send(answer_to(channel, hidden, request, payload))
 
 
-def _reply(channel: Channel, hidden: HiddenSet, request: dict[str, Any], payload: bytes) -> dict[str, Any]:
+def answer_to(channel: Channel, hidden: HiddenSet, request: dict[str, Any], payload: bytes) -> dict[str, Any]:
+    """The reply to one request; how many questions are done is told on the channel meanwhile."""
     try:
         adapter = None
         if "config_bytes" in request:
