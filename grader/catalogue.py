@@ -16,6 +16,7 @@ from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from grader.exercise import Exercise
 from grader.source import DECLARES
@@ -40,14 +41,19 @@ def find_course(spec: str | None = None) -> Catalogue:
                 "Run `make lab` once, or set GRADER_COURSE=module:attribute."
             )
         (spec,) = registered.values()
-    module_name, _, attribute = spec.partition(":")
-    try:
-        course = getattr(importlib.import_module(module_name), attribute or "COURSE")
-    except (ImportError, AttributeError) as error:
-        raise CatalogueError(f"no course at {spec!r}: {error}") from error
+    course = load_object(spec, default="COURSE")
     if not isinstance(course, Course):
         raise CatalogueError(f"{spec!r} is a {type(course).__name__}, not a grader.syllabus.Course")
     return Catalogue(course)
+
+
+def load_object(spec: str, default: str = "") -> Any:
+    """What `module:attribute` names. default: the attribute where only a module is named. Raises CatalogueError."""
+    module_name, _, attribute = spec.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute or default)
+    except (ImportError, AttributeError) as error:
+        raise CatalogueError(f"nothing can be loaded from {spec!r}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,34 @@ def grade(
     )
 
 
+@app.command("grade-adapters")
+def grade_adapters(
+    submissions: Annotated[Path, typer.Argument(help="A folder with one folder per learner, as in LEARNER/adapter.")],
+    lesson: Annotated[str, typer.Option("--lesson", help="The lesson, as in 09_qlora.")],
+    folder: Annotated[
+        Path, typer.Option("--out", help="Where results are kept; a stopped run goes on from here.")
+    ] = Path("results"),
+    workers: Annotated[int | None, typer.Option(min=1, help="Adapters evaluated at once (default: the cores).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Secret seed of the questions (default: one kept in --out).")] = None,
+    memory_gib: Annotated[float, typer.Option(min=0.5, help="Memory one evaluation may use.")] = 4.0,
+    course: CourseOption = None,
+) -> None:
+    """Grade the adapters handed in beside the notebooks on a hidden set; exit 1 when an evaluation died."""
+    from grader.adapters.command import grade_adapter_folder
+
+    grade_adapter_folder(
+        _course(course),
+        lesson,
+        submissions,
+        folder,
+        workers=workers,
+        seed=seed,
+        memory_bytes=int(memory_gib * 2**30),
+        out=out,
+        fail=_fail,
+    )
+
+
 @app.command()
 def receipt(
     file: Annotated[Path, typer.Argument(help="The receipt, as a learner shows it.")],

@@ -11,10 +11,32 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class Threshold:
+    """Points for an adapter that gets at least `share` (a fraction of 1) of a group of hidden questions right."""
+
+    group: str
+    share: float
+    points: float
+
+
+@dataclass(frozen=True)
+class AdapterTask:
+    """An adapter that learners hand in beside a lesson's notebook.
+
+    evaluation: `module:attribute` of a `grader.adapters.evaluation.Evaluation`. It is named, not imported: what it
+    needs is loaded in the process that answers the hidden questions.
+    """
+
+    evaluation: str
+    thresholds: tuple[Threshold, ...]
+
+
+@dataclass(frozen=True)
 class Lesson:
     """One unit. `id` is its folder name (`l07_lora`); `needs` are the ids of lessons it builds on.
 
     minutes: a learner's time. run_minutes: what the reference notebook takes on two CPU cores.
+    adapter: what is to be handed in beside the notebook, if anything is.
     """
 
     id: str
@@ -22,6 +44,7 @@ class Lesson:
     minutes: int
     run_minutes: float
     needs: tuple[str, ...] = ()
+    adapter: AdapterTask | None = None
 
     @property
     def notebook_name(self) -> str:

@@ -1,6 +1,6 @@
 """The training toolkit that the lessons share: encode chats, put an adapter on, train, resume, save, merge."""
 
-from course.training.adapters import add_adapter, load_adapter, merge_adapter, save_adapter
+from course.training.adapters import add_adapter, load_adapter, merge_adapter, merge_checked_adapter, save_adapter
 from course.training.checkpoint import CheckpointError
 from course.training.config import TrainingConfig
 from course.training.encoding import IGNORED, Encoded, EncodedRows, EncodingError, RowTooLongError, encode, encode_rows
@@ -23,6 +23,7 @@ __all__ = [
     "encode_rows",
     "load_adapter",
     "merge_adapter",
+    "merge_checked_adapter",
     "read_log",
     "save_adapter",
     "train",

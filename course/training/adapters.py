@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from course.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from grader.adapters.evaluation import Adapter
 
 
 def add_adapter(model: Any, config: TrainingConfig) -> Any:
@@ -69,6 +72,38 @@ def load_adapter(base_model: Any, folder: Path | str) -> Any:
     if not (Path(folder) / "adapter_config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no adapter_config.json. Give the folder that save_adapter wrote.")
     return PeftModel.from_pretrained(base_model, folder)
+
+
+def merge_checked_adapter(base_model: Any, adapter: Adapter) -> Any:
+    """The base with an adapter that came from somebody else merged into its weights, by a configuration made here.
+
+    peft reads neither file: the settings and tensors are those that `grader.adapters` has checked. Raises
+    AdapterRefusedError when a merged weight is not finite. `base_model` is changed.
+    """
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+    from grader.adapters.folder import AdapterRefusedError
+
+    settings = adapter.settings
+    lora = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # as in add_adapter
+        target_modules=list(settings.layers),
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base_model, lora)
+    loaded: Any = set_peft_model_state_dict(model, dict(adapter.tensors))
+    if left := [*loaded.unexpected_keys, *(name for name in loaded.missing_keys if "lora_" in name)]:
+        raise RuntimeError(f"peft puts {len(left)} tensors of a checked adapter elsewhere, as {left[0]}")
+    try:
+        return model.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise AdapterRefusedError(
+            f"a weight is not finite once the adapter is added to it ({error}); its values are too large: lower "
+            "lora_alpha or the learning rate and train again"
+        ) from error
 
 
 def merge_adapter(model: Any) -> Any:

@@ -28,11 +28,16 @@ class Handed:
 
     def read(self) -> bytes:
         """The file's bytes; links and anything but a plain file are refused, and no more than the cap is read."""
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(f"{self.path} is no plain file")
-            return stream.read(LARGEST_BYTES + 1)
+        return read_plain_file(self.path, LARGEST_BYTES)
+
+
+def read_plain_file(path: Path, limit_bytes: int) -> bytes:
+    """A file's bytes, at most one more than the limit. Raises OSError for a link and for anything but a plain file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"{path} is no plain file")
+        return stream.read(limit_bytes + 1)
 
 
 def find_submissions(folder: Path, lesson: Lesson) -> list[Handed]:

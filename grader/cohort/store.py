@@ -14,6 +14,7 @@ import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Protocol
 
 from grader.build import write_atomically
 from grader.cohort.result import SubmissionResult
@@ -26,6 +27,19 @@ SUPERSEDED = "superseded"
 
 class StoreError(RuntimeError):
     """A results folder that cannot be used; says why and what to do."""
+
+
+class Keepable(Protocol):
+    """What one file holds: a learner's result."""
+
+    @property
+    def learner(self) -> str:
+        """Names the file."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        ...
 
 
 class ResultStore:
@@ -87,25 +101,29 @@ class ResultStore:
         """Remove this store's folder and all in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def save(self, result: SubmissionResult) -> None:
+    def save(self, result: Keepable) -> None:
         """Write one result in one step, after keeping the one it replaces; raises StoreError on a disk that is full."""
+        content = result.to_dict()
         try:
-            self._keep_superseded(result)
-            write_atomically(self.path(result.learner), json.dumps(result.to_dict(), indent=1) + "\n")
+            self._keep_superseded(result.learner, content)
+            write_atomically(self.path(result.learner), json.dumps(content, indent=1) + "\n")
         except OSError as error:
             raise StoreError(
                 f"{self.path(result.learner)} cannot be written: {error}. Make room and run the same command again: "
                 "what has been graded is kept."
             ) from error
 
-    def _keep_superseded(self, result: SubmissionResult) -> None:
-        old = self.load(result.learner)
-        if old is None or (old.sha256, old.version) == (result.sha256, result.version):
-            return
-        folder = self.folder / SUPERSEDED
-        folder.mkdir(exist_ok=True)
-        text = json.dumps(old.to_dict(), indent=1) + "\n"
-        write_atomically(folder / f"{old.learner}.{old.sha256[:8]}.{old.version}.json", text)
+    def _keep_superseded(self, learner: str, new: dict[str, Any]) -> None:
+        """What stands there moves to `superseded`, if it is of another file or of other checks."""
+        try:
+            text = self.path(learner).read_text(encoding="utf-8")
+            sha256, version = (str(json.loads(text).get(name, "")) for name in ("sha256", "version"))
+        except (FileNotFoundError, ValueError, AttributeError):
+            return  # Nothing there, or nothing that can be read.
+        if (sha256, version) != (new.get("sha256", ""), new.get("version", "")):
+            folder = self.folder / SUPERSEDED
+            folder.mkdir(exist_ok=True)
+            write_atomically(folder / f"{learner}.{sha256[:8]}.{version[:16]}.json", text)
 
     def write_table(self, results: Iterable[SubmissionResult]) -> Path:
         """One row per learner and exercise, as `scores.csv`."""

@@ -707,7 +707,9 @@ r"""
 ### Keep the result
 
 The record goes to your workspace, in `runs/l09/result.json`: accuracies, gains, settings, speed, memory, versions.
-It is yours to show; nothing else keeps it.
+It is yours to show; nothing else keeps it. If you learn with an instructor, hand in the adapter too, as a folder
+`adapter` beside your notebook: it is asked hidden questions, and the last line says whether it passes the checks
+that come before those.
 """
 
 # %%
@@ -730,6 +732,10 @@ record = write_result(
 )
 print(f"written: {recipe.folder / 'result.json'}")
 progress()
+
+from course.lessons.l09_qlora.hidden_set import adapter_problem
+
+print(f"{run.adapter_folder}: {adapter_problem(run.adapter_folder, merged) or 'ready to hand in'}")
 
 # %% [markdown]
 r"""

@@ -30,6 +30,24 @@ def decode_exactly(model: Any) -> Any:
     return model
 
 
+def decoded_model(dtype: str) -> tuple[Any, Any]:
+    """A plain model whose block weights are the decoded 4-bit ones: the base that QLoRA adapters are trained on."""
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    plain: Any
+    four_bit: Any
+    plain, tokenizer = load_base_model(dtype=dtype)
+    four_bit, _ = load_base_model(dtype=dtype, quantize="nf4")
+    with torch.no_grad():
+        for name, layer in four_bit.named_modules():
+            if isinstance(layer, Linear4bit):
+                stored: Any = layer.weight
+                plain.get_submodule(name).weight.copy_(dequantize_4bit(stored.data, stored.quant_state))
+    return plain, tokenizer
+
+
 def merged_model(adapted: Any, merge: Callable[..., Any], dtype: str) -> Any:
     """A plain model with `merge(packed, dequantise, original, lora_a, lora_b, alpha)` in every adapted layer.
 
