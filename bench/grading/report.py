@@ -95,10 +95,12 @@ def _show_scaling(figures: dict[str, Any], out: Console) -> None:
 
 
 def marginal_seconds(runs: dict[str, Any], workers: int) -> float:
-    """What one submission more costs a whole run of ours: the slope between the smallest and the largest size."""
+    """What one submission more costs a whole run of ours: the slope between the smallest and the largest size, or 0."""
     mine = sorted((run["submissions"], run["seconds"]) for name, run in runs.items() if name.endswith(f" {workers}"))
+    if len(mine) < 2:
+        return 0.0
     (few, first), (many, last) = mine[0], mine[-1]
-    return (last - first) / max(1, many - few)
+    return (last - first) / (many - few)
 
 
 def _show_inside(lesson: str, figures: dict[str, Any], out: Console) -> None:
@@ -118,8 +120,9 @@ def _show_inside(lesson: str, figures: dict[str, Any], out: Console) -> None:
         )
         floor = inside["learner_seconds"]
         out.print(f"floor: the learner's own cells and calls take {1e3 * floor:.1f} ms of processor", highlight=False)
-        if "runs" in figures and floor:
-            ratio = marginal_seconds(figures["runs"], 2) / (floor / 2)
+        more = marginal_seconds(figures.get("runs", {}), 2)
+        if more and floor:
+            ratio = more / (floor / 2)
             out.print(f"a submission more, 2 workers, against the floor on 2 cores: {ratio:.2f}x", highlight=False)
         sizes = ", ".join(f"{name.replace('_', ' ')} {size / 2**20:.0f} MiB" for name, size in memory.items())
         out.print(f"memory: {sizes}", highlight=False)
