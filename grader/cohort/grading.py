@@ -240,7 +240,9 @@ class Grader:
                 )
 
     def _require_isolation(self, parent: WarmParent) -> Isolation:
-        isolation = parent.wait_until_ready([*self._course_modules(), *self._loaded()])
+        isolation = parent.wait_until_ready(
+            [*self._course_modules(), *self._loaded()], self.catalogue.course.sandbox().fill
+        )
         if not isolation.holds and not self.allow_weak:
             raise WeakIsolationError(
                 f"isolation: {isolation}. Missing: {'; '.join(isolation.missing)}. Grade on a Linux host that allows "

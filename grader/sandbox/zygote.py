@@ -5,8 +5,8 @@ because whatever passed through it could be read by a later child: the submissio
 a socket of the child's own, which is handed on unread.
 
 Run as `python -m grader.sandbox.zygote DESCRIPTOR CONFIG`. Control messages are JSON, one per packet:
-to it {"warm": [module, ...]}, {"fork": id} with the child's socket, {"kill": id}; from it {"ready": ...},
-{"warmed": threads}, {"started": id}, {"ended": id, "signal": n, "code": n, "reason": ""|"memory", "peak_bytes": n}.
+to it {"warm": [module, ...], "fill": [call, ...]}, {"fork": id} with the child's socket, {"kill": id}; from it
+{"ready": ...}, {"warmed": threads}, {"started": id}, {"ended": id, "signal": n, "code": n, "reason": ""|"memory", "peak_bytes": n}.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ class Zygote:
         message = json.loads(data)
         if "warm" in message:
             warm_up([(name, []) for name in message["warm"]])
+            fill_caches(message["fill"])
             gc.freeze()  # A child's collections pass over what was imported, so that its pages stay shared.
             malloc_trim()
             self.base_bytes = private_bytes(os.getpid())
@@ -177,6 +178,14 @@ def warm_up(modules: Sequence[Sequence[Any]]) -> list[str]:
             with contextlib.suppress(Exception):
                 getattr(module, attribute)
     return failed
+
+
+def fill_caches(calls: Sequence[Sequence[str]]) -> None:
+    """Make calls (module, function, argument ...) whose results libraries keep; only of modules that are loaded."""
+    for module, function, *arguments in calls:
+        if module in sys.modules:
+            with contextlib.suppress(Exception):
+                getattr(sys.modules[module], function)(*arguments)
 
 
 def thread_count() -> int:

@@ -63,7 +63,7 @@ def oracle(packed: Tensor, absmax: Tensor, block: int) -> Tensor:
     levels = bnb.functional.get_4bit_type("nf4", device="cpu")
     shape = torch.Size([2 * packed.numel()])
     state = bnb.functional.QuantState(absmax, shape, levels, block, "nf4", torch.float32)
-    return bnb.functional.dequantize_4bit(packed, state)
+    return bnb.functional.dequantize_4bit(packed, state).flatten()
 
 
 @exercise.cases
