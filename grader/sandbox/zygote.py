@@ -6,7 +6,8 @@ a socket of the child's own, which is handed on unread.
 
 Run as `python -m grader.sandbox.zygote DESCRIPTOR CONFIG`. Control messages are JSON, one per packet:
 to it {"warm": [module, ...], "fill": [call, ...]}, {"fork": id} with the child's socket, {"kill": id}; from it
-{"ready": ...}, {"warmed": threads}, {"started": id}, {"ended": id, "signal": n, "code": n, "reason": ""|"memory", "peak_bytes": n}.
+{"ready": ...}, {"warmed": threads}, {"started": id},
+{"ended": id, "signal": n, "code": n, "reason": ""|"memory", "peak_bytes": n}.
 """
 
 from __future__ import annotations
