@@ -7,10 +7,10 @@ BIN := .venv/bin
 TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint verify build bench gain gain model lock clean
+.PHONY: help lab test lint verify build bench bench-grading gain model lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 lab: ## set everything up and open the course in JupyterLab
 	@$(PYTHON) set_up.py
@@ -36,10 +36,13 @@ build: ## build the notebooks from course/lessons
 	@$(PYTHON) set_up.py
 	@$(BIN)/grader build
 
-bench: ## training speed beside TRL's SFTTrainer
-	@$(PYTHON) set_up.py --all
+bench: bench-grading ## grading beside nbgrader and otter, then training speed beside TRL's SFTTrainer
 	@$(BIN)/course model path
 	@$(BIN)/python -m course.bench_training
+
+bench-grading: ## grading beside nbgrader and otter alone
+	@$(PYTHON) set_up.py --all
+	@$(BIN)/python -m bench.grading $(ARGS)
 
 gain: ## L09's full run: checked against the gain it promises (25 minutes)
 	@$(PYTHON) set_up.py --all

@@ -12,13 +12,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import jupytext
-import nbformat
-from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-
 from grader.catalogue import Catalogue
 from grader.exercise import Exercise
+from grader.notebook_format import jupytext, nbformat
 from grader.source import answer_source, stub
 from grader.syllabus import Lesson
 
@@ -49,7 +45,7 @@ def build_lesson(catalogue: Catalogue, lesson: Lesson, *, answers: bool = False)
         raise BuildError(f"{file}: the lesson has no source; write it or take {lesson.id} off the syllabus")
     parsed = jupytext.reads(file.read_text(encoding="utf-8"), fmt="py:percent")
     prefix = lesson.id.split("_")[0]
-    cells: list[NotebookNode] = []
+    cells: list[nbformat.NotebookNode] = []
     numbers = {"markdown": 0, "code": 0}
     for cell in parsed.cells:
         stem = cell.metadata.get("exercise")
@@ -60,7 +56,7 @@ def build_lesson(catalogue: Catalogue, lesson: Lesson, *, answers: bool = False)
             continue
         numbers[cell.cell_type] += 1
         identity = f"{prefix}-{'prose' if cell.cell_type == 'markdown' else 'demo'}-{numbers[cell.cell_type]:02d}"
-        make = new_markdown_cell if cell.cell_type == "markdown" else new_code_cell
+        make = nbformat.v4.new_markdown_cell if cell.cell_type == "markdown" else nbformat.v4.new_code_cell
         cells.append(make(cell.source, id=identity))
     if not cells or cells[0].cell_type != "markdown":
         raise BuildError(f"{file}: start the lesson with a markdown cell that holds its title")
@@ -72,7 +68,7 @@ def build_lesson(catalogue: Catalogue, lesson: Lesson, *, answers: bool = False)
     twice = sorted({identity for identity in identities if identities.count(identity) > 1})
     if twice:
         raise BuildError(f"{file}: two cells are called {twice[0]}; mark each exercise once")
-    notebook = new_notebook(cells=cells)
+    notebook = nbformat.v4.new_notebook(cells=cells)
     notebook.metadata = {
         "grader": {"lesson": lesson.id},
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -89,7 +85,7 @@ def _load(catalogue: Catalogue, lesson: Lesson, stem: str, file: Path) -> Exerci
     return catalogue.load(lesson, stem)
 
 
-def _exercise_cells(exercise: Exercise, answers: bool) -> list[NotebookNode]:
+def _exercise_cells(exercise: Exercise, answers: bool) -> list[nbformat.NotebookNode]:
     extension = " · extension" if exercise.importance == "extension" else ""
     points = "1 point" if exercise.points == 1 else f"{exercise.points} points"
     heading = (
@@ -97,13 +93,13 @@ def _exercise_cells(exercise: Exercise, answers: bool) -> list[NotebookNode]:
         f"*{exercise.difficulty}{extension} · about {exercise.minutes} minutes · {points}*"
     )
     return [
-        new_markdown_cell(heading, id=f"{exercise.id}-task"),
-        new_code_cell(
+        nbformat.v4.new_markdown_cell(heading, id=f"{exercise.id}-task"),
+        nbformat.v4.new_code_cell(
             answer_source(exercise) if answers else stub(exercise),
             id=exercise.id,
             metadata={"nbgrader": _nbgrader(exercise.id, solution=True)},
         ),
-        new_code_cell(
+        nbformat.v4.new_code_cell(
             f"check({exercise.answer_name})",
             id=f"{exercise.id}-check",
             metadata={"nbgrader": _nbgrader(f"{exercise.id}-check", points=exercise.points)},

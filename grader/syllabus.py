@@ -62,10 +62,15 @@ class Module:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """What a course needs where learner code is confined. readable: files and folders; environment: variables."""
+    """What a course needs where learner code is confined. readable: files and folders; environment: variables.
+
+    fill: calls (module, function, text arguments) whose results a library keeps: made once, where that module is
+    loaded, instead of at the first use in every learner's process.
+    """
 
     readable: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    fill: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)

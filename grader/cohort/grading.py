@@ -5,13 +5,15 @@ Judging happens in this process, where learner code never runs; calling happens 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import shutil
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,11 +76,14 @@ class Grader:
         try:
             self.catalogue.course.prepare()
             self._require_hidden_answers()
-            on_progress("reading the lesson")
-            self.manifest: Manifest = read_manifest(self.catalogue, self.lesson)
-            self.version = checks_version(self.manifest, seed)
+            self.modules = self._modules_to_import()
             self.parent = self._start_parent()
-            on_progress("computing expected values, while the warm parent imports")
+            on_progress("reading the lesson, while the warm parent imports")
+            with _no_collections():
+                self.manifest: Manifest = read_manifest(self.catalogue, self.lesson)
+            self.version = checks_version(self.manifest, seed)
+            write_public_tree(self.catalogue, self.lesson, self._public, preload(self.manifest))
+            on_progress("computing expected values")
             self.prepared = [self._prepare(exercise) for exercise in self.manifest.exercises]
             self.isolation = self._require_isolation(self.parent)
         except BaseException:
@@ -208,27 +213,37 @@ class Grader:
         except BrokenExerciseError as error:
             return _Prepared(exercise, [], broken(exercise, error))
 
+    def _modules_to_import(self) -> list[tuple[str, list[str]]]:
+        """What the lesson's files import from elsewhere, read from their text, and what reads cell magics."""
+        folder = self.catalogue.lesson_file(self.lesson).parent
+        sources = [file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.py"))]
+        wanted = [("IPython.core.inputtransformer2", []), *imports_of(sources)]
+        return [(name, names) for name, names in wanted if name.partition(".")[0] not in ("grader", self._package)]
+
     def _start_parent(self) -> WarmParent:
-        public = self.folder / "public"
-        if not public.exists():
-            public.mkdir()
-            write_public_tree(self.catalogue, self.lesson, public, preload(self.manifest))
+        """Begun before this process imports the lesson, so that both import torch and the rest at the same time.
+
+        The course's own modules come later (`_course_modules`): its public tree is not written yet.
+        """
         scratch = self.folder / "scratch"
-        scratch.mkdir(exist_ok=True)
-        sources = lesson_sources(public / self._package, self.catalogue, self.lesson)
-        own: list[tuple[str, list[str]]] = [(self._module_name(exercise), []) for exercise in self.manifest.exercises]
-        # IPython reads cell magics; the rest is what the lesson's own cells and probes import.
-        wanted = [("IPython.core.inputtransformer2", []), *imports_of([*preload(self.manifest), *sources])]
-        self.modules = [(name, names) for name, names in own + wanted if name.partition(".")[0] != "grader"]
+        for folder in (self._public, scratch):
+            folder.mkdir(exist_ok=True)
         sandbox = self.catalogue.course.sandbox()
         return WarmParent(
-            python_path=[str(public)],
+            python_path=[str(self._public)],
             modules=self.modules,
             readable=sandbox.readable,
             environment=sandbox.environment,
             scratch=scratch,
             limits=self.limits,
         )
+
+    def _course_modules(self) -> list[str]:
+        """The lesson's own modules, and what it imports of the course."""
+        own = [self._module_name(exercise) for exercise in self.manifest.exercises]
+        sources = lesson_sources(self._public / self._package, self.catalogue, self.lesson)
+        imported = imports_of([*preload(self.manifest), *sources])
+        return own + [name for name, _ in imported if name.partition(".")[0] == self._package]
 
     def _require_hidden_answers(self) -> None:
         """Learner code may read Python's packages, so the course with its answers must not lie among them."""
@@ -241,7 +256,9 @@ class Grader:
                 )
 
     def _require_isolation(self, parent: WarmParent) -> Isolation:
-        isolation = parent.wait_until_ready(self._loaded())
+        isolation = parent.wait_until_ready(
+            [*self._course_modules(), *self._loaded()], self.catalogue.course.sandbox().fill
+        )
         if not isolation.holds and not self.allow_weak:
             raise WeakIsolationError(
                 f"isolation: {isolation}. Missing: {'; '.join(isolation.missing)}. Grade on a Linux host that allows "
@@ -251,8 +268,12 @@ class Grader:
 
     def _loaded(self) -> list[str]:
         """Modules loaded here, of the packages that the lesson imports."""
-        packages = {name.partition(".")[0] for name, _ in self.modules} - {self._package}
+        packages = {name.partition(".")[0] for name, _ in self.modules}
         return sorted(name for name in list(sys.modules) if name.partition(".")[0] in packages)
+
+    @property
+    def _public(self) -> Path:
+        return self.folder / "public"
 
     @property
     def _package(self) -> str:
@@ -282,6 +303,18 @@ class Grader:
             seconds=round(time.monotonic() - began, 3),
             **details,
         )
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """While a lesson's libraries are imported, the garbage collector finds next to nothing and takes a tenth longer."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def checks_version(manifest: Manifest, seed: int | None) -> str:

@@ -9,11 +9,10 @@ import ast
 import hashlib
 from dataclasses import dataclass
 
-import nbformat
-
 from grader.build import build_lesson
 from grader.catalogue import Catalogue
 from grader.exercise import Exercise
+from grader.notebook_format import nbformat
 from grader.source import squeeze, stub
 from grader.syllabus import Lesson
 

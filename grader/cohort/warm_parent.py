@@ -102,17 +102,18 @@ class WarmParent:
         self.isolation: Isolation | None = None
         self.failed_imports: list[str] = []
 
-    def wait_until_ready(self, loaded: Iterable[str] = ()) -> Isolation:
+    def wait_until_ready(self, loaded: Iterable[str] = (), fill: Sequence[Sequence[str]] = ()) -> Isolation:
         """Returns the isolation it can give; raises WarmParentError.
 
         loaded: modules that the lesson's oracles needed here. A lazy package loads most of itself at its first use;
-        what it loaded here is loaded there too, once, instead of in every child.
+        what it loaded here is loaded there too, once, instead of in every child. fill: calls that fill caches.
         """
         ready = self._next_message()["ready"]
         self.isolation, self.failed_imports = Isolation(**ready["isolation"]), ready["failed"]
         names, threads = list(loaded), 0
         for start in range(0, max(1, len(names)), MODULES_PER_MESSAGE):
-            self.control.send(json.dumps({"warm": names[start : start + MODULES_PER_MESSAGE]}).encode())
+            part = names[start : start + MODULES_PER_MESSAGE]
+            self.control.send(json.dumps({"warm": part, "fill": list(map(list, fill))}).encode())
             threads = self._next_message()["warmed"]
         if threads > 1:
             raise WarmParentError(

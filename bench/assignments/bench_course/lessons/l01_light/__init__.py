@@ -1,0 +1,1 @@
+"""Five exercises on torch and transformers."""

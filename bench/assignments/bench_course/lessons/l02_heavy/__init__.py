@@ -1,0 +1,1 @@
+"""Five exercises on peft, bitsandbytes, LoRA and NF4."""

@@ -1,0 +1,7 @@
+"""`python -m bench.grading`."""
+
+import sys
+
+from bench.grading.command import main
+
+sys.exit(main())
