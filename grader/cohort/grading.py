@@ -203,11 +203,18 @@ class Grader:
 
     def _start_parent(self) -> WarmParent:
         public = self.folder / "public"
-        if not public.exists():
-            public.mkdir()
-            write_public_tree(self.catalogue, self.lesson, public)
         scratch = self.folder / "scratch"
-        scratch.mkdir(exist_ok=True)
+        try:
+            if not public.exists():
+                public.mkdir()
+                write_public_tree(self.catalogue, self.lesson, public)
+            scratch.mkdir(exist_ok=True)
+        except OSError as error:
+            reason = error.args[0][-1][-1] if isinstance(error, shutil.Error) else error
+            raise WarmParentError(
+                f"the course cannot be copied for learner code: {reason}. Make room in {self.folder.parent}, or set "
+                "TMPDIR to a folder that has some, and run the same command again."
+            ) from error
         sources = lesson_sources(public / self._package, self.catalogue, self.lesson)
         own: list[tuple[str, list[str]]] = [(self._module_name(exercise), []) for exercise in self.manifest.exercises]
         # IPython reads cell magics; the rest is what the lesson's own cells and probes import.

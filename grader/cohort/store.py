@@ -6,11 +6,13 @@ anew, and the old result is kept beside the new one until it has been replaced.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from grader.cohort.result import SubmissionResult
 
 SEED_FILE = "seed"
 SEED_BYTES = 8
+MAKE_ROOM = "Make room and run the same command again"
 
 
 class StoreError(RuntimeError):
@@ -40,16 +43,14 @@ class ResultStore:
         """The secret seed of this folder, made at first use and readable by its owner alone."""
         path = self.root / SEED_FILE
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            text = path.read_text().strip()
-            if not text.isdigit():
-                raise StoreError(f"{path} holds {text[:40]!r}, which is no seed; restore it or remove it") from None
-            return int(text)
-        with os.fdopen(descriptor, "w") as stream:
-            seed = int.from_bytes(secrets.token_bytes(SEED_BYTES))
-            stream.write(f"{seed}\n")
-        return seed
+            if not path.exists():
+                _write_seed(path)
+            text = path.read_text(errors="replace").strip()
+        except OSError as error:
+            raise StoreError(f"the seed cannot be kept in {path}: {error}. {MAKE_ROOM}") from error
+        if not text.isdigit():
+            raise StoreError(f"{path} holds {text[:40]!r}, which is no seed; restore it or remove it")
+        return int(text)
 
     def path(self, learner: str) -> Path:
         """Where a learner's result is kept."""
@@ -71,16 +72,10 @@ class ResultStore:
 
     def save(self, result: SubmissionResult) -> None:
         """Write one result in one step; raises StoreError when the disk will not take it."""
-        try:
-            write_atomically(self.path(result.learner), json.dumps(result.to_dict(), indent=1) + "\n")
-        except OSError as error:
-            raise StoreError(
-                f"{self.path(result.learner)} cannot be written: {error}. Make room and run the same command again: "
-                "what has been graded is kept."
-            ) from error
+        _write(self.path(result.learner), json.dumps(result.to_dict(), indent=1) + "\n")
 
     def write_table(self, results: Iterable[SubmissionResult]) -> Path:
-        """One row per learner and exercise, as `scores.csv`."""
+        """One row per learner and exercise, as `scores.csv`; raises StoreError like `save`."""
         table = io.StringIO()
         rows = csv.writer(table)
         rows.writerow(
@@ -91,5 +86,26 @@ class ResultStore:
                 row = [each.learner, each.lesson, result.exercise_id, result.status, result.points, result.max_points]
                 rows.writerow([*row, result.misconception, result.seconds, each.problem])
         path = self.folder / "scores.csv"
-        write_atomically(path, table.getvalue())
+        _write(path, table.getvalue())
         return path
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error}. {MAKE_ROOM}: what has been graded is kept.") from error
+
+
+def _write_seed(path: Path) -> None:
+    """In one step: a killed run leaves no half of a seed, and of two runs at once the second takes the first's."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # readable by its owner alone
+    try:
+        with os.fdopen(handle, "w") as stream:
+            stream.write(f"{int.from_bytes(secrets.token_bytes(SEED_BYTES))}\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
