@@ -1,8 +1,10 @@
-"""A disk that fills up, and a gradebook that another process holds, while a cohort is graded: nothing is lost."""
+"""A disk that fills up, a gradebook held by another process, a writer that is killed: told, and nothing is lost."""
 
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
 import subprocess
 import sys
@@ -277,3 +279,37 @@ def test_a_gradebook_held_alone_while_it_is_written_is_waited_for_or_told(
         assert time.monotonic() - began[0] > 6
     assert gradebook(course) == wanted
     assert copies(course) == copies(undisturbed)
+
+
+@pytest.mark.slow
+def test_the_writer_killed_at_any_moment_leaves_nothing_that_the_next_run_does_not_complete(
+    catalogue: Catalogue, made: Path, undisturbed: Path, tmp_path: Path
+):
+    """kill -9 while `grader grade --nbgrader` writes copies and gradebook. GRADER_KILLS (default 1) sets how often."""
+    wanted, chance, interrupted = gradebook(undisturbed), random.Random("writer"), 0
+    package = catalogue.course.lessons_package.partition(".")[0]
+    folder_of_lessons = Path(sys.modules[package].__path__[0]).parent
+    environment = {**os.environ, "GRADER_COURSE": f"{package}:COURSE"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(folder_of_lessons), os.environ.get("PYTHONPATH", "")])
+    for number in range(int(os.environ.get("GRADER_KILLS", "1"))):
+        course = Path(shutil.copytree(made, tmp_path / f"course{number}"))
+        shutil.copytree(undisturbed / "grader_results", course / "grader_results")
+        command = [sys.executable, "-m", "grader.cli", "grade", "--lesson", LESSON, "--seed", str(SEED)]
+        command += ["--nbgrader", str(course)]
+        running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        begun = chance.randint(1, 6)
+        while running.poll() is None and len(list(course.glob(f"autograded/*/{NAME}"))) < begun:
+            time.sleep(0.0005)
+        time.sleep(chance.random() * 0.03)
+        running.kill()
+        running.wait(60)
+        written = gradebook(course)
+        interrupted += len(written) < 6
+        assert written == {student: wanted[student] for student in written}
+        for text in copies(course).values():
+            nbformat.validate(nbformat.reads(text, as_version=4))
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        assert gradebook(course) == wanted
+        assert copies(course) == copies(undisturbed)
+    assert interrupted, "no run was caught while it was writing"
