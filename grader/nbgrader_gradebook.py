@@ -18,6 +18,7 @@ from nbgrader.apps.api import NbGraderAPI
 from sqlalchemy.exc import SAWarning, SQLAlchemyError
 
 LOCKED = "database is locked"
+FULL = "database or disk is full"
 PATIENCE_SECONDS = 60.0
 PAUSE_SECONDS = 0.2
 
@@ -80,6 +81,11 @@ def patiently(action: Callable[[], T], seconds: float = PATIENCE_SECONDS) -> T:
                 warnings.simplefilter("ignore", SAWarning)
                 return action()
         except (SQLAlchemyError, InvalidEntry) as error:
+            if FULL in str(error):
+                raise CourseFolderError(
+                    "the disk of the gradebook is full. Make room and run the same command again: "
+                    "what was graded is kept."
+                ) from error
             if LOCKED not in str(error):
                 raise CourseFolderError(f"the gradebook cannot be used: {error}") from error
             if time.monotonic() >= end:

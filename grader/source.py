@@ -20,15 +20,23 @@ ANSWER_LINE_CHARACTERS = 24
 DECLARES = re.compile(r"^exercise\s*(:[^=]+)?=\s*Exercise\(", re.MULTILINE)
 
 
-def answer_source(exercise: Exercise) -> str:
-    """The reference as a learner would write it: no decorator, with the imports and helpers of its file it uses."""
+def answer_source(exercise: Exercise, name: str = "") -> str:
+    """The reference as a learner would write it: no decorator, with the imports and helpers of its file it uses.
+
+    name: an alternative or a misconception to write in its place, under the name that the answer must have. A reference
+    that it builds on comes along as `first_<name>`.
+    """
     text, tree = _parse(exercise)
     nodes = _top_level_nodes(tree)
-    kept = _reachable(nodes, [exercise.answer_name]) - {exercise.answer_name}
-    used = _names_used([nodes[name] for name in [*kept, exercise.answer_name]])
+    wanted = name or exercise.answer_name
+    kept = _reachable(nodes, [wanted]) - {wanted}
+    used = _names_used([nodes[name] for name in [*kept, wanted]])
     imports = [source for names, source in _imports(text, tree, _siblings(exercise)) if names & used]
     helpers = [_whole(text, node) for node in tree.body if any(nodes.get(name) is node for name in kept)]
-    body = "\n\n\n".join([*helpers, definition_source(exercise, exercise.answer_name)])
+    body = "\n\n\n".join([*helpers, definition_source(exercise, wanted)])
+    if wanted != exercise.answer_name:
+        body = re.sub(rf"\b{exercise.answer_name}\b", f"first_{exercise.answer_name}", body)
+        body = re.sub(rf"\b{wanted}\b", exercise.answer_name, body)
     return "\n".join(imports) + "\n\n\n" + body if imports else body
 
 

@@ -1,27 +1,24 @@
 """A learner in a real JupyterLab and a real browser: wrong answer, its own hint, right answer, progress after restart.
 
-Screenshots are left in `artifacts/browser/`. Needs a Chromium (`apt-get install chromium`, or CHROMIUM=/path/to/it);
-where there is none the test is skipped, unless REQUIRE_BROWSER=1 says that it must run.
+Screenshots are left in `artifacts/browser/`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import WIDE, chromium
+from browsers import START_SECONDS, open_page, served
 
 from grader.catalogue import find_course
 from grader.source import answer_source, definition_source
 
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts" / "browser"
-START_SECONDS = 120
 CELL_SECONDS = 120
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -42,33 +39,10 @@ def lab(tmp_path: Path) -> Iterator[str]:
         "COURSE_WORKSPACE": str(tmp_path / "workspace"),
     }
     environment.pop("GRADER_PROGRESS", None)
-    log = (tmp_path / "lab.log").open("w+")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "course.cli", "lab", "--no-browser", "--port", "0"],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        cwd=ROOT,
-        start_new_session=True,
-    )
-    try:
-        yield _address(server, tmp_path / "lab.log")
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(timeout=30)
-        log.close()
-
-
-def _address(server: subprocess.Popen[bytes], log: Path) -> str:
-    import time
-
-    for _ in range(START_SECONDS * 2):
-        found = re.search(r"http://(?:127\.0\.0\.1|localhost):\d+/lab\S*", log.read_text())
-        if found:
-            return found.group(0)
-        assert server.poll() is None, f"course lab stopped:\n{log.read_text()}"
-        time.sleep(0.5)
-    raise AssertionError(f"course lab printed no address in {START_SECONDS} s:\n{log.read_text()}")
+    command = [sys.executable, "-m", "course.cli", "lab", "--no-browser", "--port", "0"]
+    address = r"http://(?:127\.0\.0\.1|localhost):\d+/lab\S*"
+    with served(command, address, tmp_path / "lab.log", env=environment, cwd=ROOT) as found:
+        yield found
 
 
 class Notebook:
@@ -156,8 +130,6 @@ class Notebook:
 
 
 def test_learner_is_told_their_mistake_then_passes_and_progress_survives_a_restart(lab: str) -> None:
-    from playwright.sync_api import sync_playwright
-
     lesson, exercise = find_course().find("lora_linear")
     name, misconception = next(iter(exercise.misconceptions.items()))
     # The course's wrong version builds on the right class: the learner's cell holds both, the wrong one as LoraLinear.
@@ -166,13 +138,7 @@ def test_learner_is_told_their_mistake_then_passes_and_progress_survives_a_resta
     wrong = wrong.replace(f"class {name}({exercise.answer_name})", f"class {exercise.answer_name}(Right)")
     identifier = exercise.id
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium(),
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
-        )
-        page = browser.new_page(viewport=WIDE)
-        page.on("dialog", lambda dialog: dialog.accept())
+    with open_page() as page:
         notebook = Notebook(page, lesson.notebook_name.removesuffix(".ipynb"))
         notebook.open(lab)
         notebook.picture("1_lesson_opened")
@@ -205,4 +171,3 @@ def test_learner_is_told_their_mistake_then_passes_and_progress_survives_a_resta
         page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
         page.wait_for_timeout(1500)
         notebook.picture("5_dark_theme")
-        browser.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -49,25 +51,31 @@ def cohort(catalogue: Catalogue, folder: Path, count: int) -> list[Handed]:
 
 
 def test_a_cluster_gives_what_one_machine_gives_and_loses_nothing_with_a_worker(spec: str, cluster, tmp_path: Path):
+    """kill -9 of a worker. GRADER_KILLS (default 1) sets how often."""
     from grader.cohort.dask_cluster import grade_on_cluster
 
     catalogue = find_course(spec)
     handed = cohort(catalogue, tmp_path / "in", 12)
     with Grader(LESSON, seed=3, catalogue=catalogue) as grader:
         wanted = grade_all(grader, handed, ResultStore(tmp_path / "alone", LESSON), workers=2)
-    seen: list[Graded] = []
-
-    def done(each: Graded) -> None:
-        seen.append(each)
-        if len(seen) == 2:
-            victim = next(iter(cluster.workers.values())).pid
-            os.kill(victim, signal.SIGKILL)
-
-    store = ResultStore(tmp_path / "cluster", LESSON)
+    chance = random.Random("worker")
     address = cluster.scheduler_address
-    results = grade_on_cluster(address, catalogue, LESSON, handed, store, seed=3, course=spec, on_done=done)
-    assert [each.verdict for each in results] == [each.verdict for each in wanted]
-    assert sorted(each.result.learner for each in seen) == [each.learner for each in handed]  # each once
+    for number in range(int(os.environ.get("GRADER_KILLS", "1"))):
+        seen: list[Graded] = []
+        deadly = chance.randint(1, 8)
+
+        def done(each: Graded, seen: list[Graded] = seen, deadly: int = deadly) -> None:
+            seen.append(each)
+            if len(seen) == deadly:
+                time.sleep(chance.random() * 0.05)
+                victim = chance.choice(list(cluster.workers.values())).pid
+                if victim:
+                    os.kill(victim, signal.SIGKILL)
+
+        store = ResultStore(tmp_path / f"cluster{number}", LESSON)
+        results = grade_on_cluster(address, catalogue, LESSON, handed, store, seed=3, course=spec, on_done=done)
+        assert [each.verdict for each in results] == [each.verdict for each in wanted]
+        assert sorted(each.result.learner for each in seen) == [each.learner for each in handed]  # each once
     seen.clear()
     again = grade_on_cluster(address, catalogue, LESSON, handed, store, seed=3, course=spec, on_done=seen.append)
     assert again == results and all(each.kept for each in seen)

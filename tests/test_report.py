@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pandas as pd
 import pytest
-from browser import WIDE, chromium
+from browsers import WIDE, chromium
 from report_cohort import CLASS, HOSTILE, LESSON, MEAN, SUM, THRICE, grade_class
 from rich.console import Console
 from tiny_courses import load_course

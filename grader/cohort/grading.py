@@ -82,7 +82,7 @@ class Grader:
             with _no_collections():
                 self.manifest: Manifest = read_manifest(self.catalogue, self.lesson)
             self.version = checks_version(self.manifest, seed)
-            write_public_tree(self.catalogue, self.lesson, self._public, preload(self.manifest))
+            self._write_public_tree()
             on_progress("computing expected values")
             self.prepared = [self._prepare(exercise) for exercise in self.manifest.exercises]
             self.isolation = self._require_isolation(self.parent)
@@ -237,6 +237,16 @@ class Grader:
             scratch=scratch,
             limits=self.limits,
         )
+
+    def _write_public_tree(self) -> None:
+        try:
+            write_public_tree(self.catalogue, self.lesson, self._public, preload(self.manifest))
+        except OSError as error:
+            reason = error.args[0][-1][-1] if isinstance(error, shutil.Error) else error
+            raise WarmParentError(
+                f"the course cannot be copied for learner code: {reason}. Make room in {self.folder.parent}, or set "
+                "TMPDIR to a folder that has some, and run the same command again."
+            ) from error
 
     def _course_modules(self) -> list[str]:
         """The lesson's own modules, and what it imports of the course."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from typing import Any
 
 from grader.build import write_atomically
 from grader.cohort.result import SubmissionResult
+from grader.cohort.store import write_secret
 
 FOLDER = "receipts"
 KEY_FILE = "receipt_key"
@@ -102,20 +102,14 @@ def check_receipt(path: Path, root: Path, notebook: Path | None = None) -> dict[
 def receipt_key(root: Path) -> bytes:
     """The signing key of a results folder."""
     path = root / KEY_FILE
+    if not path.exists():
+        write_secret(path, secrets.token_hex(KEY_BYTES))
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        try:
-            key = bytes.fromhex(path.read_text(encoding="ascii").strip())
-        except ValueError:
-            key = b""
-        if len(key) != KEY_BYTES:
-            problem = f"{path} holds no key of {KEY_BYTES} bytes; restore it, or remove it to void all receipts"
-            raise ReceiptError(problem) from None
-        return key
-    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-        key = secrets.token_bytes(KEY_BYTES)
-        stream.write(key.hex() + "\n")
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise ReceiptError(f"{path} holds no key of {KEY_BYTES} bytes; restore it, or remove it to void all receipts")
     return key
 
 

@@ -6,12 +6,14 @@ anew, and the one it replaces is kept under `superseded`.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +25,7 @@ SEED_FILE = "seed"
 SEED_BYTES = 8
 PROPOSED = "proposed"
 SUPERSEDED = "superseded"
+MAKE_ROOM = "Make room and run the same command again"
 
 
 class StoreError(RuntimeError):
@@ -59,16 +62,14 @@ class ResultStore:
         """The secret seed of this folder, made at first use and readable by its owner alone."""
         path = self.root / SEED_FILE
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            text = path.read_text().strip()
-            if not text.isdigit():
-                raise StoreError(f"{path} holds {text[:40]!r}, which is no seed; restore it or remove it") from None
-            return int(text)
-        with os.fdopen(descriptor, "w") as stream:
-            seed = int.from_bytes(secrets.token_bytes(SEED_BYTES))
-            stream.write(f"{seed}\n")
-        return seed
+            if not path.exists():
+                write_secret(path, str(int.from_bytes(secrets.token_bytes(SEED_BYTES))))
+            text = path.read_text(errors="replace").strip()
+        except OSError as error:
+            raise StoreError(f"the seed cannot be kept in {path}: {error}. {MAKE_ROOM}") from error
+        if not text.isdigit():
+            raise StoreError(f"{path} holds {text[:40]!r}, which is no seed; restore it or remove it")
+        return int(text)
 
     def path(self, learner: str) -> Path:
         """Where a learner's result is kept."""
@@ -104,29 +105,21 @@ class ResultStore:
     def save(self, result: Keepable) -> None:
         """Write one result in one step, after keeping the one it replaces; raises StoreError on a disk that is full."""
         content = result.to_dict()
-        try:
-            self._keep_superseded(result.learner, content)
-            write_atomically(self.path(result.learner), json.dumps(content, indent=1) + "\n")
-        except OSError as error:
-            raise StoreError(
-                f"{self.path(result.learner)} cannot be written: {error}. Make room and run the same command again: "
-                "what has been graded is kept."
-            ) from error
+        self._keep_superseded(result.learner, content)
+        _write(self.path(result.learner), json.dumps(content, indent=1) + "\n")
 
     def _keep_superseded(self, learner: str, new: dict[str, Any]) -> None:
         """What stands there moves to `superseded`, if it is of another file or of other checks."""
         try:
             text = self.path(learner).read_text(encoding="utf-8")
             sha256, version = (str(json.loads(text).get(name, "")) for name in ("sha256", "version"))
-        except (FileNotFoundError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError):
             return  # Nothing there, or nothing that can be read.
         if (sha256, version) != (new.get("sha256", ""), new.get("version", "")):
-            folder = self.folder / SUPERSEDED
-            folder.mkdir(exist_ok=True)
-            write_atomically(folder / f"{learner}.{sha256[:8]}.{version[:16]}.json", text)
+            _write(self.folder / SUPERSEDED / f"{learner}.{sha256[:8]}.{version[:16]}.json", text)
 
     def write_table(self, results: Iterable[SubmissionResult]) -> Path:
-        """One row per learner and exercise, as `scores.csv`."""
+        """One row per learner and exercise, as `scores.csv`; raises StoreError like `save`."""
         table = io.StringIO()
         rows = csv.writer(table)
         rows.writerow(
@@ -137,5 +130,27 @@ class ResultStore:
                 row = [each.learner, each.lesson, result.exercise_id, result.status, result.points, result.max_points]
                 rows.writerow([*row, result.misconception, result.seconds, each.problem])
         path = self.folder / "scores.csv"
-        write_atomically(path, table.getvalue())
+        _write(path, table.getvalue())
         return path
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, text)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error}. {MAKE_ROOM}: what has been graded is kept.") from error
+
+
+def write_secret(path: Path, text: str) -> None:
+    """In one step: a killed run leaves no half of it, and of two runs at once the second takes the first's."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # readable by its owner alone
+    try:
+        with os.fdopen(handle, "w") as stream:
+            stream.write(f"{text}\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        os.unlink(temporary)
