@@ -33,7 +33,7 @@ exercise = Exercise(
     atol=2e-5,
     tolerance_reason="an angle is position times frequency in float32: at position 60 its last bit is 4e-6, and there "
     "are several honest ways to compute a frequency",
-    forbidden=("transformers",),
+    forbidden=("transformers", "course.lessons.l03_llama.llama_faults"),
     library_note="transformers computes the tables of cosines and sines once per forward pass, in "
     "LlamaRotaryEmbedding, and hands them to every layer; apply_rotary_pos_emb then needs two products and a sum. "
     "Llama 3 also stretches the low frequencies, which is how its context grew to 128 thousand tokens.",

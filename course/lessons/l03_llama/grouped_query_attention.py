@@ -42,6 +42,7 @@ exercise = Exercise(
         "torch.nn.functional.multi_head_attention_forward",
         "torch.nn.MultiheadAttention",
         "transformers",
+        "course.lessons.l03_llama.llama_faults",
     ),
     library_note="LlamaAttention has the same four layers, and leaves the middle to scaled_dot_product_attention or "
     "flash attention, which never store the table of scores: for 8,192 tokens and 9 heads it would take 2.4 GB in "

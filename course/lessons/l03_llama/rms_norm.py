@@ -27,7 +27,13 @@ exercise = Exercise(
         "A mean over the last axis that keeps this axis (with size 1) still fits against x.",
         "In 16 bits there are two conversions: up before you square, and back down before you multiply by the weight.",
     ),
-    forbidden=("torch.nn.RMSNorm", "torch.nn.functional.rms_norm", "torch.rms_norm", "transformers"),
+    forbidden=(
+        "torch.nn.RMSNorm",
+        "torch.nn.functional.rms_norm",
+        "torch.rms_norm",
+        "transformers",
+        "course.lessons.l03_llama.llama_faults",
+    ),
     library_note="LlamaRMSNorm does these very steps. torch.nn.RMSNorm does them in one kernel and rounds once, after "
     "the weight, so in bfloat16 its result differs from Llama's in the last bit; Gemma multiplies by 1 + weight.",
     interview="Why RMSNorm instead of LayerNorm, and why is it computed in float32?",

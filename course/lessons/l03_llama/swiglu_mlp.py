@@ -30,7 +30,7 @@ exercise = Exercise(
     ),
     atol=1e-5,
     tolerance_reason="float32 sums of up to 128 products of size 1, added in another order, differ by a few 1e-6",
-    forbidden=("transformers",),
+    forbidden=("transformers", "course.lessons.l03_llama.llama_faults"),
     library_note="LlamaMLP has the same three layers. Fast servers store gate and up as one matrix of twice the "
     "height, so that one product reads the input once (vLLM calls it gate_up_proj).",
     interview="A SwiGLU layer has three matrices instead of two. Why is Llama's intermediate size 8/3 of the hidden "
