@@ -13,6 +13,8 @@ from typing import Any
 
 from grader.source import source_of
 
+_BRANCHING = ast.If | ast.Try | ast.With | ast.For | ast.While | ast.Match
+
 
 def violations(answer: Callable[..., Any], forbidden: Sequence[str]) -> list[str]:
     """The forbidden names that `answer`, or a function it calls from the same place, uses."""
@@ -40,14 +42,24 @@ def violations(answer: Callable[..., Any], forbidden: Sequence[str]) -> list[str
     return [name for name in forbidden if _is_named(name, names) or _is_among(name, values)]
 
 
-def violations_in_source(cells: Sequence[str], answer_name: str, forbidden: Sequence[str]) -> list[str]:
-    """The same, read from a notebook's cells alone: for answers that must not be run here."""
+def violations_in_source(
+    cells: Sequence[str], answer_name: str, forbidden: Sequence[str], own_cell: str = ""
+) -> list[str]:
+    """The same, read from a notebook's cells alone: for answers that must not be run here.
+
+    own_cell: the cell whose definition of the answer is judged, whatever a later cell calls by that name.
+    """
     if not forbidden:
         return []
     definitions, imported = _top_level(cells)
+    own = _top_level([own_cell])[0].get(answer_name)
+    if own:
+        definitions[answer_name] = own
     scope = {bound: _loaded(full) for bound, full in imported.items()}
-    names: set[str] = set()
-    values: list[Any] = []
+    # `from torch import softmax as row_softmax`
+    whole = {imported[answer_name]} if answer_name in imported and answer_name not in definitions else set()
+    names: set[str] = set(whole)
+    values: list[Any] = [_loaded(full) for full in whole]
     seen: set[str] = set()
     waiting = [answer_name]
     while waiting:
@@ -55,7 +67,7 @@ def violations_in_source(cells: Sequence[str], answer_name: str, forbidden: Sequ
         if name in seen or name not in definitions:
             continue
         seen.add(name)
-        dotted_names, own_imports = _names_in(definitions[name])
+        dotted_names, own_imports = _names_in_trees(definitions[name])
         for dotted in dotted_names:
             head, _, rest = dotted.partition(".")
             waiting.append(head)
@@ -67,27 +79,49 @@ def violations_in_source(cells: Sequence[str], answer_name: str, forbidden: Sequ
     return [name for name in forbidden if _is_named(name, names) or _is_among(name, values)]
 
 
-def _top_level(cells: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """(source of each name that the cells define, what each imported name stands for); the last one counts."""
-    definitions: dict[str, str] = {}
+def _top_level(cells: Sequence[str]) -> tuple[dict[str, list[ast.AST]], dict[str, str]]:
+    """(statements that bind each name outside functions, what each imported name stands for); the last cell counts."""
+    definitions: dict[str, list[ast.AST]] = {}
     imported: dict[str, str] = {}
     for cell in cells:
         try:
-            for node in ast.parse(cell).body:
-                source = ast.unparse(node)
-                if isinstance(node, ast.Import | ast.ImportFrom):
-                    imported |= _names_in(source)[1]
-                definitions |= dict.fromkeys(_names_bound(node), source)
+            body = ast.parse(_without_magics(cell)).body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue  # A cell with magics, or one that is no Python.
+            continue  # No Python: it does not run either.
+        bound: dict[str, list[ast.AST]] = {}
+        for node in body:
+            for name in _names_bound(node):
+                # A branch may bind it or may not; a plain statement puts an end to what stood before.
+                bound[name] = [*bound.get(name, []), node] if isinstance(node, _BRANCHING) else [node]
+            if isinstance(node, ast.Import | ast.ImportFrom | _BRANCHING):
+                imported |= _names_in_trees([node])[1]
+        definitions |= bound
     return definitions, imported
 
 
-def _names_bound(node: ast.stmt) -> list[str]:
+def _without_magics(cell: str) -> str:
+    """Lines for IPython left empty; the code between them counts."""
+    if "%" not in cell and "!" not in cell:
+        return cell
+    lines = cell.split("\n")
+    return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in lines)
+
+
+def _names_bound(node: ast.stmt) -> set[str]:
+    """The names that a statement binds, those inside its blocks included."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else []
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+        return {node.name}
+    bound: set[str] = set()
+    waiting: list[ast.AST] = [node]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bound.add(each.name)
+            continue
+        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
+            bound.add(each.id)
+        waiting += ast.iter_child_nodes(each)
+    return bound
 
 
 def _loaded(full: str) -> Any:
@@ -121,12 +155,15 @@ def _globals(target: Any) -> Mapping[str, Any]:
 def _names_in(source: str) -> tuple[set[str], dict[str, str]]:
     """(dotted names it uses, names that its own imports bind -> what they stand for)."""
     try:
-        tree = ast.parse(source)
+        return _names_in_trees([ast.parse(source)])
     except SyntaxError:
         return set(), {}
+
+
+def _names_in_trees(trees: Sequence[ast.AST]) -> tuple[set[str], dict[str, str]]:
     used: set[str] = set()
     imported: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in (each for tree in trees for each in ast.walk(tree)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 used.add(alias.asname or alias.name)
@@ -142,12 +179,11 @@ def _names_in(source: str) -> tuple[set[str], dict[str, str]]:
 
 
 def _dotted(node: ast.expr) -> str:
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        head = _dotted(node.value)
-        return f"{head}.{node.attr}" if head else ""
-    return ""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
 
 
 def _value(dotted: str, scope: Mapping[str, Any]) -> Any:

@@ -21,7 +21,11 @@ from grader.outcome_digest import outcome_digest
 from grader.result import CaseResult, Result
 
 # Errors that no Python code raises: what a sandbox reports when the process that ran the answer is gone.
-ENDED_THE_RUN = ("Died", "OutOfMemory", "NotTried", "BadReply")
+ENDED_THE_RUN = ("Died", "OutOfMemory", "NotTried", "BadReply", "TooLarge")
+
+SMALLEST_REPLY_CAP_BYTES = 256 * 1024
+REPLY_CAP_FACTOR = 16
+LARGEST_UNKNOWN_REPLY_BYTES = 16 * 2**20
 
 
 class BrokenExerciseError(RuntimeError):
@@ -30,11 +34,16 @@ class BrokenExerciseError(RuntimeError):
 
 @dataclass(frozen=True)
 class Question:
-    """One case made ready: its inputs as wire bytes and, once asked for, the wanted wire value."""
+    """One case made ready: its inputs as wire bytes and the wanted wire value, if one is known beforehand.
+
+    largest_reply_bytes: a result above it is far larger than any right one and is not looked into: judging takes time
+    and memory in proportion, and whoever wrote the answer chooses the size.
+    """
 
     case: Case
     inputs: bytes
     want: Any = None
+    largest_reply_bytes: int = LARGEST_UNKNOWN_REPLY_BYTES
 
 
 def prepare(exercise: Exercise, seed: int, hidden_seed: int | None = None) -> list[Question]:
@@ -65,7 +74,8 @@ def _question(exercise: Exercise, case: Case) -> Question:
         wanted = call(exercise.answer, inputs, probe=exercise.probe_function)
     if wanted.error:
         raise BrokenExerciseError(f"{exercise.id}, case {case.name!r}: no expected value: {wanted.error.sentence}")
-    return Question(case, inputs, wanted.value)
+    largest = SMALLEST_REPLY_CAP_BYTES + REPLY_CAP_FACTOR * len(wire.dumps(wanted.value))
+    return Question(case, inputs, wanted.value, largest)
 
 
 def call_all(

@@ -18,7 +18,14 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_output, new_raw_ce
 
 from grader.cohort.manifest import Manifest, same_text
 from grader.cohort.result import SubmissionResult
-from grader.cohort.submission import LARGEST_CELL_CHARACTERS, Submission, UnreadableError, read_submission
+from grader.cohort.submission import (
+    LARGEST_CELL_CHARACTERS,
+    MOST_CELLS,
+    Submission,
+    UnreadableError,
+    plain_text,
+    read_submission,
+)
 from grader.exercise import Exercise
 from grader.result import Result
 from grader.show import result_card
@@ -53,11 +60,6 @@ def executed_copy(data: bytes, released: str, manifest: Manifest, result: Submis
         if cell.id in results:
             cell.outputs = [_card(results[cell.id], exercises[results[cell.id].exercise_id])]
     return nbformat.writes(notebook, sort_keys=True) + "\n"
-
-
-def plain_text(text: str) -> str:
-    """Without the halves of characters that neither a file nor a database takes."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class _Copy:
@@ -130,7 +132,7 @@ def _whole_cells(data: bytes) -> list[_Cell]:
         found = json.loads(data)["cells"]
     except (ValueError, RecursionError, LookupError, TypeError):
         return []
-    return [_cell(cell) for cell in found if isinstance(cell, dict)] if isinstance(found, list) else []
+    return [_cell(cell) for cell in found[:MOST_CELLS] if isinstance(cell, dict)] if isinstance(found, list) else []
 
 
 def _cell(cell: dict[str, Any]) -> _Cell:

@@ -25,7 +25,8 @@ from grader.cohort.regrade import Change, Regrading
 from grader.cohort.result import SubmissionResult
 from grader.cohort.run import Graded, grade_all, processors
 from grader.cohort.store import ResultStore
-from grader.nbgrader_copy import executed_copy, plain_text
+from grader.cohort.submission import plain_text
+from grader.nbgrader_copy import executed_copy
 from grader.nbgrader_course import assignment_name, differences, open_course
 from grader.nbgrader_gradebook import (
     PATIENCE_SECONDS,

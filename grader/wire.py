@@ -20,6 +20,7 @@ import numpy as np
 MAX_BYTES = 256 * 1024 * 1024
 MAX_ITEMS = 1_000_000
 MAX_DEPTH = 40
+MAX_EMPTY_EXTENT = 2**16  # An empty array costs no bytes, and yet whoever walks along it takes a step for each row.
 
 # Bytes per item of every array dtype that may cross, by the name torch and numpy share.
 ITEM_BYTES = {"bool": 1, "uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8}
@@ -180,7 +181,13 @@ def _array(
     if dtype not in ITEM_BYTES:
         raise WireError(f"{where} has dtype {dtype}; supported are {', '.join(ITEM_BYTES)}")
     budget.spend(size_bytes, where)
+    if _is_absurd(shape):
+        raise WireError(f"{where} is empty and yet has the shape {tuple(shape)}")
     return Array(kind, dtype, tuple(int(size) for size in shape), read())
+
+
+def _is_absurd(shape: tuple[int, ...]) -> bool:
+    return 0 in shape and max(shape) > MAX_EMPTY_EXTENT
 
 
 def decode(wire: Any) -> Any:
@@ -283,4 +290,6 @@ def _array_from_json(tree: dict[str, Any], data: bytes) -> Array:
         raise WireError(f"an array of kind {tree['kind']!r}, dtype {tree['dtype']!r}, shape {shape}")
     if math.prod(shape) * ITEM_BYTES[tree["dtype"]] != len(data):
         raise WireError(f"an array of shape {shape} and dtype {tree['dtype']} with {len(data):,} bytes of data")
+    if _is_absurd(shape):
+        raise WireError(f"an empty array of shape {shape}")
     return Array(tree["kind"], tree["dtype"], shape, data)

@@ -142,6 +142,7 @@ class Grader:
                 supplied = with_parts(submission, prepared.exercise, unsolved)
                 if supplied is not submission:
                     again = self._session(parent, supplied)
+                    again.began = session.began
                     (results[number],) = self._results([prepared], again, supplied)
                     session.add_usage(again)
         return self._result(
@@ -186,7 +187,8 @@ class Grader:
             return not_started(exercise, f"No answer was found: {absent} after your notebook has run.")
         rest = {True: iter(visible.outcomes), False: iter(hidden.outcomes)}
         outcomes = [next(rest[question.case.visible]) for question in prepared.questions]
-        found = violations_in_source(submission.sources, exercise.answer_name, exercise.forbidden)
+        own = next(cell.source for cell in submission.cells if cell.name == submission.answers[exercise.id])
+        found = violations_in_source(submission.sources, exercise.answer_name, exercise.forbidden, own)
 
         def outcomes_of(wrong: Callable[..., Any]) -> list[Outcome]:
             return self._outcomes_of(prepared, wrong)

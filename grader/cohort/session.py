@@ -22,6 +22,8 @@ from grader.sandbox.channel import ChannelError, SilenceError
 GRACE_SECONDS = 3.0
 CELL_SECONDS = 20.0
 SET_UP_SECONDS = 120.0
+SUBMISSION_SECONDS = 900.0
+EXERCISE_FACTOR = 3
 CONFINE_TRIES = 3
 LONGEST_TEXT = 4_000
 DIED = "Died"
@@ -47,6 +49,7 @@ class Session:
     poisonous: set[str] = field(default_factory=set)
     died_once: set[str] = field(default_factory=set)
     cell_errors: dict[str, CallError] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
     peak_bytes: int = 0
     processor_seconds: float = 0.0
 
@@ -63,6 +66,9 @@ class Session:
     def _run_once(self, exercise: Exercise, questions: Sequence[Question], limit_seconds: float) -> Answered:
         cell = self.submission.answers[exercise.id]
         outcomes: list[Outcome] = []
+        if time.monotonic() - self.began > SUBMISSION_SECONDS:
+            late = f"not tried: the whole notebook took over {SUBMISSION_SECONDS / 60:.0f} minutes"
+            return Answered([Outcome(error=CallError("NotTried", late))] * len(questions))
         if not self._ready():
             return Answered([Outcome(error=self.cell_errors[""])] * len(questions))
         if cell in self.cell_errors:
@@ -75,16 +81,21 @@ class Session:
             "probe": exercise.probe_function.__name__ if exercise.probe_function else "",
             "limit_seconds": limit_seconds,
         }
+        first = time.monotonic()
         for question in questions:
             if self.child is None:
                 outcomes.append(Outcome(error=CallError("NotTried", "not tried: an earlier case ended the run")))
                 continue
             began = time.monotonic()
+            if began - first > EXERCISE_FACTOR * limit_seconds:
+                late = f"not tried: the cases before it took over {EXERCISE_FACTOR * limit_seconds:.0f} s"
+                outcomes.append(Outcome(error=CallError("NotTried", late)))
+                continue
             try:
                 reply, data = self.child.channel.ask(request, question.inputs, limit_seconds + GRACE_SECONDS)
                 if "absent" in reply:
                     return Answered([], _text(reply["absent"]))
-                outcomes.append(_outcome(reply, data, time.monotonic() - began))
+                outcomes.append(_outcome(reply, data, time.monotonic() - began, question.largest_reply_bytes))
             except (ChannelError, ValueError, TypeError, KeyError) as error:
                 outcomes.append(Outcome(error=self._explain(error, limit_seconds)))
                 continue
@@ -130,10 +141,12 @@ class Session:
     def _run_cells(self) -> bool:
         """Run the cells in order; those that missed a name get another turn, since a notebook may be out of order."""
         waiting = [cell for cell in self.submission.cells if cell.name not in self.poisonous]
+        deadline = time.monotonic() + SET_UP_SECONDS
+        late = CallError("OutOfTime", f"not run: the cells before it took over {SET_UP_SECONDS:.0f} s")
         while waiting:
             missed = []
             for cell in waiting:
-                error = self._run_cell(cell)
+                error = late if time.monotonic() > deadline else self._run_cell(cell)
                 if self.child is None:
                     return False
                 if error is None:
@@ -182,6 +195,8 @@ class Session:
         if ending.reason == "memory":
             gib = self.parent.limits.memory_bytes / 2**30
             return CallError("OutOfMemory", f"stopped: it used more than {gib:g} GiB of memory")
+        if ending.reason == "threads":
+            return CallError("OutOfMemory", f"stopped: it ran more than {self.parent.limits.threads} threads")
         if isinstance(error, SilenceError):
             return CallError("OutOfTime", f"still running after {limit_seconds:.0f} s and stopped: an endless loop?")
         if not isinstance(error, ChannelError):
@@ -195,9 +210,11 @@ def _died(outcome: Outcome) -> bool:
     return outcome.error is not None and outcome.error.type == DIED
 
 
-def _outcome(reply: dict[str, Any], data: bytes, seconds: float) -> Outcome:
+def _outcome(reply: dict[str, Any], data: bytes, seconds: float, largest_bytes: int) -> Outcome:
     """A reply as an outcome; everything is checked, because learner code may have written it."""
     error = _error(reply["error"])
+    if not error and len(data) > largest_bytes:
+        error = CallError("TooLarge", f"its result takes {len(data):,} bytes, far more than a right one")
     changed = tuple(_text(name) for name in list(reply["changed"])[:50])
     value = None if error else wire.loads(data)
     return Outcome(value, error, _text(reply["printed"]), seconds, changed)

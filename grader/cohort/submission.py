@@ -19,6 +19,8 @@ from grader.source import answer_source
 
 LARGEST_BYTES = 100 * 2**20
 LARGEST_CELL_CHARACTERS = 200_000
+MOST_CELLS = 2_000
+LONGEST_NAME = 64  # As nbformat allows for a cell's id.
 
 
 class UnreadableError(ValueError):
@@ -95,11 +97,15 @@ def _cells(data: bytes, manifest: Manifest, repairs: list[str]) -> list[_Raw]:
     notebook = _parse(data, repairs)
     found = notebook.get("cells")
     if found is None and isinstance(notebook.get("worksheets"), list):  # nbformat 3
-        found = [cell for sheet in notebook["worksheets"] if isinstance(sheet, dict) for cell in sheet.get("cells", [])]
+        sheets = [_dict(sheet).get("cells") for sheet in notebook["worksheets"]]
+        found = [cell for cells in sheets if isinstance(cells, list) for cell in cells]
     if not isinstance(found, list):
         raise UnreadableError("the file is JSON but no notebook: it has no list of cells")
     metadata = notebook.get("metadata")
-    lesson = _text(_dict(_dict(metadata).get("grader")).get("lesson"))
+    lesson = _name(_dict(_dict(metadata).get("grader")).get("lesson"))
+    if len(found) > MOST_CELLS:
+        repairs.append(f"the file has {len(found):,} cells; its first {MOST_CELLS:,} were read")
+        found = found[:MOST_CELLS]
     raw = [_raw(cell) for cell in found if isinstance(cell, dict)]
     if len(raw) < len(found):
         repairs.append(f"{len(found) - len(raw)} entries of the file are no cells and were passed over")
@@ -157,9 +163,9 @@ def _raw(cell: dict[str, Any]) -> _Raw:
     source = cell.get("source", cell.get("input", ""))
     if isinstance(source, list):
         source = "".join(part for part in source if isinstance(part, str))
-    grade_id = _text(_dict(_dict(cell.get("metadata")).get("nbgrader")).get("grade_id"))
-    text = _text(source).replace("\r\n", "\n").replace("\r", "\n")
-    return _Raw(_text(cell.get("id")), grade_id, _text(cell.get("cell_type")), text)
+    grade_id = _name(_dict(_dict(cell.get("metadata")).get("nbgrader")).get("grade_id"))
+    text = plain_text(_text(source)).replace("\r\n", "\n").replace("\r", "\n")
+    return _Raw(_name(cell.get("id")), grade_id, _name(cell.get("cell_type")), text)
 
 
 def _dict(value: Any) -> dict[str, Any]:
@@ -168,6 +174,16 @@ def _dict(value: Any) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _name(value: Any) -> str:
+    """A name as a person may see it: short, and without what moves a terminal's cursor or no file can hold."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in _text(value)[:LONGEST_NAME])
+
+
+def plain_text(text: str) -> str:
+    """Without the halves of characters that neither a file nor a database takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _claim(raw: list[_Raw], manifest: Manifest, reading: _Reading) -> dict[int, str]:

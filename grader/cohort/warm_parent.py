@@ -39,7 +39,7 @@ class ChildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Ending:
-    """How a child ended. reason: "memory" when it was stopped for that; signal: 0 when none."""
+    """How a child ended. reason: "memory" or "threads" when it was stopped for too much; signal: 0 when none."""
 
     signal: int = 0
     code: int = 0

@@ -6,7 +6,7 @@ Layers, each tried out before it is relied on:
 - namespaces (user, mount, network, IPC): no network, no other process's shared memory, a size-capped tmpfs to write in;
 - Landlock: no file outside the two lists, and no signal to another process (kernel 6.12 or newer);
 - seccomp: no new process, socket, signal, mount, trace or kernel key;
-- limits: CPU time, file size, open files, core dumps. Resident memory is watched by the parent, which also kills.
+- limits: CPU time, file size, open files, core dumps. Memory and threads are watched by the parent, which also kills.
 
 What it does not stop: a fault in the kernel itself; timing and cache side channels between children; reading the
 source of installed packages; using up a core, or its share of memory, until its limit; on hosts that refuse a layer,
@@ -45,11 +45,19 @@ DENIED = (
     "pivot_root", "chroot", "open_tree", "move_mount", "fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr",
     "name_to_handle_at", "open_by_handle_at", "quotactl", "acct", "bpf", "perf_event_open", "userfaultfd",
     "io_uring_setup", "io_uring_enter", "io_uring_register", "keyctl", "add_key", "request_key", "seccomp",
-    "personality", "fanotify_init", "init_module", "finit_module", "kexec_load", "kexec_file_load", "swapon", "reboot",
+    "personality", "fanotify_init", "inotify_init", "inotify_init1", "inotify_add_watch", "io_setup", "syslog",
+    "quotactl_fd", "shmctl", "msgctl", "semctl", "mq_unlink", "removexattr", "lremovexattr", "fremovexattr",
+    "init_module", "finit_module", "kexec_load", "kexec_file_load", "swapon", "reboot",
     "sethostname", "settimeofday",
 )  # fmt: skip
-# Landlock does not cover a file's mode, so these must not reach the disk; but copying libraries expect them to work.
-IGNORED = ("chmod", "fchmod", "fchmodat", "fchmodat2", "mlock", "mlock2", "mlockall")
+# Landlock does not cover a file's mode and times, so these must not reach the disk; but copying libraries expect them
+# to work.
+IGNORED = (
+    "chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "futimesat", "utimensat", "mlock", "mlock2",
+    "mlockall",
+)  # fmt: skip
+# Asking about a terminal or a pipe and whether a descriptor blocks or is inherited; nothing that changes a file.
+HARMLESS_CONTROLS = (0x5401, 0x802C542A, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 
 
 @dataclass(frozen=True)
@@ -192,16 +200,25 @@ def _confine_calls() -> None:
     itself = os.getpid()
     names = (kernel.PR_SET_NAME, kernel.PR_GET_NAME, kernel.PR_SET_VMA)
     only = {"kill": (itself,), "tgkill": (itself,), "prctl": names, "prlimit64": (0,)}
-    kernel.seccomp(kernel.Filter(DENIED, IGNORED, only))
+    kernel.seccomp(kernel.Filter(DENIED, IGNORED, only, {"ioctl": HARMLESS_CONTROLS}))
 
 
-def private_bytes(process: int) -> int:
-    """Resident anonymous memory and tmpfs pages of a process; 0 once it is gone."""
+@dataclass(frozen=True)
+class Use:
+    """What a process holds. memory_bytes: anonymous memory, tmpfs pages and page tables that are resident."""
+
+    memory_bytes: int = 0
+    threads: int = 0
+
+
+def use_of(process: int) -> Use:
+    """What a process holds now; nothing once it is gone."""
     try:
         fields = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
     except OSError:
-        return 0
-    return sum(int(fields.get(name, "0 kB").split()[0]) * 1024 for name in ("RssAnon", "RssShmem"))
+        return Use()
+    held = sum(int(fields.get(name, "0 kB").split()[0]) * 1024 for name in ("RssAnon", "RssShmem", "VmPTE"))
+    return Use(held, int(fields.get("Threads", "0")))
 
 
 def malloc_trim() -> None:

@@ -122,12 +122,15 @@ class Filter:
     """What the filter refuses.
 
     denied: names that fail with "not permitted". ignored: names that do nothing and report success (a library that
-    copies a file's mode would stop otherwise). first_argument: name -> the only first arguments that are let through.
+    copies a file's mode would stop otherwise). first_argument: name -> the only first arguments that are let through;
+    second_argument: the same of the second. Refused besides: processes (threads are let through), shared memory without
+    a file, and every system call that was added to Linux after this list was written.
     """
 
     denied: Sequence[str]
     ignored: Sequence[str]
     first_argument: Mapping[str, Sequence[int]]
+    second_argument: Mapping[str, Sequence[int]]
 
 
 # name -> number on (x86_64, aarch64); None where an architecture has no such call.
@@ -159,14 +162,20 @@ SYSCALLS: dict[str, tuple[int, int | None]] = {
     "init_module": (175, 105), "finit_module": (313, 273), "kexec_load": (246, 104), "kexec_file_load": (320, 294),
     "swapon": (167, 224), "reboot": (169, 142), "sethostname": (170, 161), "settimeofday": (164, 170),
     "kill": (62, 129), "tgkill": (234, 131), "prctl": (157, 167), "prlimit64": (302, 261),
-    "clone": (56, 220), "clone3": (435, 435),
+    "clone": (56, 220), "clone3": (435, 435), "mmap": (9, 222), "ioctl": (16, 29),
+    "inotify_init": (253, None), "inotify_init1": (294, 26), "inotify_add_watch": (254, 27), "io_setup": (206, 0),
+    "syslog": (103, 116), "quotactl_fd": (443, 443), "shmctl": (31, 195), "msgctl": (71, 187), "semctl": (66, 191),
+    "mq_unlink": (241, 181), "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+    "utime": (132, None), "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88),
 }  # fmt: skip
+_FIRST_UNKNOWN_CALL = 463  # setxattrat, Linux 6.13. C libraries fall back when a call is absent.
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 _X32_BIT = 0x40000000
-_LOAD, _EQUAL, _AT_LEAST, _AND_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _AND_SET, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
-_EPERM, _ENOSYS = 1, 38
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+_EPERM, _ENOMEM, _ENOTTY, _ENOSYS = 1, 12, 25, 38
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT, _FOURTH_ARGUMENT = 0, 4, 16, 24, 40
+_MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20
 
 
 def seccomp_supported() -> bool:
@@ -197,6 +206,8 @@ def _program(wanted: Filter) -> bytes:
         _line(_LOAD, _NUMBER),
         _line(_AT_LEAST, _X32_BIT, 0, 1),
         _line(_RETURN, _KILL_PROCESS),
+        _line(_AT_LEAST, _FIRST_UNKNOWN_CALL, 0, 1),
+        _line(_RETURN, _ERRNO | _ENOSYS),
     ]
     for names, error in ((wanted.denied, _EPERM), (wanted.ignored, 0)):
         for call in (number(name) for name in names):
@@ -210,10 +221,24 @@ def _program(wanted: Filter) -> bytes:
         _line(_RETURN, _ALLOW),
         _line(_RETURN, _ERRNO | _EPERM),
     ]
-    for name, allowed in wanted.first_argument.items():
-        tests = [_line(_EQUAL, value & 0xFFFFFFFF, len(allowed) - i, 0) for i, value in enumerate(allowed)]
-        body = [_line(_LOAD, _FIRST_ARGUMENT), *tests, _line(_RETURN, _ERRNO | _EPERM), _line(_RETURN, _ALLOW)]
-        lines += [_line(_EQUAL, number(name) or 0, 0, len(body)), *body]
+    # Such memory is still held, and counts as nobody's, once its pages are dropped from the process.
+    without_file = _MAP_SHARED | _MAP_ANONYMOUS
+    lines += [
+        _line(_EQUAL, number("mmap") or 0, 0, 5),
+        _line(_LOAD, _FOURTH_ARGUMENT),
+        _line(_AND, without_file),
+        _line(_EQUAL, without_file, 0, 1),
+        _line(_RETURN, _ERRNO | _ENOMEM),
+        _line(_RETURN, _ALLOW),
+    ]
+    for argument, error, names_allowed in (
+        (_FIRST_ARGUMENT, _EPERM, wanted.first_argument),
+        (_SECOND_ARGUMENT, _ENOTTY, wanted.second_argument),
+    ):
+        for name, allowed in names_allowed.items():
+            tests = [_line(_EQUAL, value & 0xFFFFFFFF, len(allowed) - i, 0) for i, value in enumerate(allowed)]
+            body = [_line(_LOAD, argument), *tests, _line(_RETURN, _ERRNO | error), _line(_RETURN, _ALLOW)]
+            lines += [_line(_EQUAL, number(name) or 0, 0, len(body)), *body]
     return b"".join([*lines, _line(_RETURN, _ALLOW)])
 
 

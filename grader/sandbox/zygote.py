@@ -7,7 +7,7 @@ a socket of the child's own, which is handed on unread.
 Run as `python -m grader.sandbox.zygote DESCRIPTOR CONFIG`. Control messages are JSON, one per packet:
 to it {"warm": [module, ...], "fill": [call, ...]}, {"fork": id} with the child's socket, {"kill": id}; from it
 {"ready": ...}, {"warmed": threads}, {"started": id},
-{"ended": id, "signal": n, "code": n, "reason": ""|"memory", "peak_bytes": n}.
+{"ended": id, "signal": n, "code": n, "reason": ""|"memory"|"threads", "peak_bytes": n}.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from grader.sandbox.isolation import (
     enter,
     find_isolation,
     malloc_trim,
-    private_bytes,
     scratch_without_namespaces,
+    use_of,
 )
 
 WATCH_SECONDS = 0.02
@@ -63,7 +63,7 @@ class Zygote:
         self.children: dict[str, Running] = {}
         self.selector = selectors.DefaultSelector()
         self.selector.register(control, selectors.EVENT_READ, None)
-        self.base_bytes = private_bytes(os.getpid())
+        self.base_bytes = use_of(os.getpid()).memory_bytes
 
     def serve(self) -> None:
         """Until the grader hangs up; then nothing of it is left running."""
@@ -97,7 +97,7 @@ class Zygote:
             fill_caches(message["fill"])
             gc.freeze()  # A child's collections pass over what was imported, so that its pages stay shared.
             malloc_trim()
-            self.base_bytes = private_bytes(os.getpid())
+            self.base_bytes = use_of(os.getpid()).memory_bytes
             self._tell({"warmed": thread_count()})
         elif "kill" in message:
             child = self.children.get(message["kill"])
@@ -118,10 +118,14 @@ class Zygote:
         self._tell({"started": identity})
 
     def _watch(self, child: Running) -> None:
-        used = max(0, private_bytes(child.process) - self.base_bytes)
+        use = use_of(child.process)
+        used = max(0, use.memory_bytes - self.base_bytes)
         child.peak_bytes = max(child.peak_bytes, used)
         if used > self.wall.limits.memory_bytes:
             child.reason = "memory"
+        elif use.threads > self.wall.limits.threads:
+            child.reason = "threads"
+        if child.reason:
             _kill(child.process)
 
     def _reap(self, child: Running) -> None:

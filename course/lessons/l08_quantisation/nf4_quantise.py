@@ -34,7 +34,7 @@ exercise = Exercise(
         "Codes come as 64-bit numbers. Shift one half up by four bits, join it with the other, then change to uint8.",
     ),
     atol=0.0,  # a maximum is a choice, not a calculation
-    forbidden=("bitsandbytes",),
+    forbidden=("bitsandbytes", "course.lessons.l08_quantisation.bitsandbytes_nf4"),
     library_note="On a GPU bitsandbytes does this in one kernel and never keeps unpacked codes. It returns the bytes "
     "as a column (bytes, 1) and everything else in a QuantState, which is what a checkpoint in 4 bits stores beside "
     "each weight. On a CPU a weight exactly on a border goes to the lower code; yours may go either way.",

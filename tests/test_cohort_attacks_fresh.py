@@ -1,0 +1,246 @@
+"""More attacks on a grade, on the grader and on the machine it runs on: what each may cost, and whom."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+from attacks import RIGHT, RIGHT_MEAN, WRONG
+from submissions import cell_of, code_cell, hand_in, released
+from tiny_courses import load_course
+
+from grader import wire
+from grader.catalogue import Catalogue, find_course
+from grader.cohort.grading import Grader
+from grader.cohort.result import SubmissionResult
+from grader.cohort.store import ResultStore
+from grader.forbidden import violations_in_source
+from grader.sandbox.isolation import Limits
+from grader.wire import Array, WireError
+
+LESSON = "l01_plain"
+SUM, MEAN = "l01-scaled-sum", "l01-running-mean"
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    return load_course(tmp_path_factory.mktemp("course"))
+
+
+@pytest.fixture(scope="module")
+def grader(catalogue: Catalogue) -> Iterator[Grader]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("grader.exercise.SHORTEST_LIMIT_SECONDS", 4.0)
+        patch.setattr("grader.exercise.LIMIT_FACTOR", 0)
+        patch.setattr("grader.cohort.session.GRACE_SECONDS", 1.0)
+        patch.setattr("grader.cohort.session.SET_UP_SECONDS", 2.0)
+        limits = Limits(memory_bytes=256 * 2**20, scratch_bytes=32 * 2**20)
+        with Grader(LESSON, seed=987_654_321, catalogue=catalogue, limits=limits) as grader:
+            yield grader
+
+
+def answer(*lines: str) -> str:
+    body = "".join(f"    {line}\n" for line in lines)
+    return f"import ctypes, mmap, os, threading, time\n\n\ndef scaled_sum(base, update, scale):\n{body}"
+
+
+def first(grader: Grader, catalogue: Catalogue, source: str, **extra: str):
+    """What becomes of the attacked exercise; the other one, which is right, must keep its points."""
+    result = grader.grade(hand_in(catalogue, LESSON, {SUM: source, MEAN: RIGHT_MEAN}, **extra))
+    assert result.results[1].points == 2, result
+    return result.results[0]
+
+
+# --- the host ---------------------------------------------------------------------------------------------------------
+
+HOST = {
+    "watch a folder that it cannot list": (
+        "libc = ctypes.CDLL(None, use_errno=True)",
+        "watch = libc.inotify_add_watch(libc.inotify_init1(0), b'/tmp', 0xfff)",
+        "raise ValueError(f'got {watch}')",
+    ),
+    "change the times of a file": (
+        "before = os.stat(os.__file__).st_mtime_ns",
+        "os.utime(os.__file__, ns=(before, before - 10**9))",
+        "after = os.stat(os.__file__).st_mtime_ns",
+        "os.utime(os.__file__, ns=(before, before))",
+        "raise ValueError(f'got {-1 if before == after else after}')",
+    ),
+    "reserve the kernel's queues": (
+        "room = ctypes.create_string_buffer(8)",
+        "raise ValueError(f'got {ctypes.CDLL(None).syscall(206, 1000, room)}')",
+    ),
+    "change a file's flags through a descriptor for reading": (
+        "flags = ctypes.c_int(0)",
+        "file = os.open(os.__file__, os.O_RDONLY)",
+        "raise ValueError(f'got {ctypes.CDLL(None).ioctl(file, ctypes.c_ulong(0x80086601), ctypes.byref(flags))}')",
+    ),
+    "use a system call that is newer than the wall": (
+        "room = ctypes.create_string_buffer(64)",
+        "raise ValueError(f'got {ctypes.CDLL(None).syscall(468, -100, b\"/tmp\", room, 32, 0)}')",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HOST)
+def test_the_kernel_does_not_let_it(grader: Grader, catalogue: Catalogue, what: str):
+    assert "got -1" in first(grader, catalogue, answer(*HOST[what])).message
+
+
+def test_threads_are_counted(grader: Grader, catalogue: Catalogue):
+    source = answer(
+        "threading.stack_size(65536)",
+        "for number in range(3000):",
+        "    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+        "time.sleep(1)",
+        "return base + scale * update",
+    )
+    found = first(grader, catalogue, source)
+    assert found.points == 0 and "threads" in found.message, found
+
+
+def test_memory_that_no_page_table_shows_cannot_be_had(grader: Grader, catalogue: Catalogue):
+    """Shared memory without a file stays when its pages are dropped, and then counts for no process."""
+    source = answer("mmap.mmap(-1, 2**20)", "return base + scale * update")
+    assert first(grader, catalogue, source).points == 0
+
+
+def test_page_tables_count_as_memory(grader: Grader, catalogue: Catalogue):
+    source = answer(
+        "libc = ctypes.CDLL(None)",
+        "libc.mmap.restype = ctypes.c_void_p",
+        "size = ctypes.c_size_t(2**40)",
+        "start = libc.mmap(None, size, 1, 0x4022, -1, ctypes.c_long(0))",
+        "libc.madvise(ctypes.c_void_p(start), size, 15)",
+        "for place in range(start, start + 2**40, 2**21):",
+        "    ctypes.string_at(place, 1)",
+        "time.sleep(0.5)",
+        "return base + scale * update",
+    )
+    found = first(grader, catalogue, source)
+    assert found.points == 0 and "memory" in found.message, found
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def test_many_slow_cells_together_have_a_limit(grader: Grader, catalogue: Catalogue):
+    notebook = json.loads(hand_in(catalogue, LESSON, {SUM: RIGHT, MEAN: RIGHT_MEAN}))
+    notebook["cells"] += [code_cell("import time\ntime.sleep(0.7)") for _ in range(40)]
+    began = time.monotonic()
+    assert grader.grade(json.dumps(notebook).encode()).points == 5
+    assert time.monotonic() - began < 20  # 28 s of sleep
+
+
+def test_slow_calls_together_have_a_limit(grader: Grader, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("grader.cohort.session.EXERCISE_FACTOR", 0.1)
+    found = first(grader, catalogue, answer("time.sleep(0.5)", "return base + scale * update"))
+    assert found.points == 0 and [case.passed for case in found.cases].count(True) == 2
+    assert "the cases before it took over" in found.message
+
+
+def test_a_whole_submission_has_a_limit(grader: Grader, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("grader.cohort.session.SUBMISSION_SECONDS", -1.0)
+    result = grader.grade(hand_in(catalogue, LESSON, {SUM: RIGHT}))
+    assert "the whole notebook took over" in result.results[0].message
+
+
+# --- what the grader reads --------------------------------------------------------------------------------------------
+
+
+def test_an_empty_array_of_absurd_shape_is_refused():
+    """Walking along it would take the grader's process for ever."""
+    forged = wire.dumps(Array("torch", "float32", (10**12, 0), b""))
+    with pytest.raises(WireError, match="empty"):
+        wire.loads(forged)
+    assert wire.loads(wire.dumps(Array("torch", "float32", (0, 3), b""))).shape == (0, 3)
+
+
+def test_a_result_far_larger_than_a_right_one_is_not_looked_into(grader: Grader, catalogue: Catalogue):
+    found = first(
+        grader, catalogue, "import numpy as np\n\n\ndef scaled_sum(base, update, scale):\n    return np.zeros(2**20)\n"
+    )
+    assert found.points == 0 and "far more than a right one" in found.message
+
+
+@pytest.mark.parametrize("cells", [5, None, "abc", {"a": 1}])
+def test_an_old_notebook_with_odd_sheets_gives_a_result(grader: Grader, cells: object):
+    assert grader.grade(json.dumps({"worksheets": [{"cells": cells}, 3]}).encode()).points == 0
+
+
+def test_a_hundred_thousand_cells_are_not_read(grader: Grader, catalogue: Catalogue):
+    notebook = json.loads(hand_in(catalogue, LESSON, {SUM: RIGHT, MEAN: RIGHT_MEAN}))
+    notebook["cells"] += [{"cell_type": "code", "source": " "}] * 100_000
+    result = grader.grade(json.dumps(notebook).encode())
+    assert result.points == 5 and "its first 2,000 were read" in result.repairs[0]
+
+
+def test_names_in_a_notebook_cannot_steer_a_terminal_or_stop_the_table(grader: Grader, catalogue: Catalogue, tmp_path):
+    notebook = released(catalogue, LESSON)
+    moved = code_cell(RIGHT)
+    moved["id"] = "\x1b[2J\ud800" + "x" * 10_000
+    notebook["cells"] = [moved]
+    found = grader.grade(json.dumps(notebook).encode(), "ada")
+    assert found.points == 3
+    notebook["metadata"]["grader"] = {"lesson": "\x1b]0;\ud800"}
+    notebook["cells"] = [code_cell("1")]
+    other = grader.grade(json.dumps(notebook).encode(), "bob")
+    store = ResultStore(tmp_path, LESSON)
+    both: list[SubmissionResult] = [found, other]
+    for result in both:
+        store.save(result)
+    assert store.write_table(both).read_text()
+    told = " ".join([other.problem, *found.repairs])
+    assert "\x1b" not in told and len(told) < 1_000
+
+
+def test_half_a_character_in_an_answer_costs_nothing(grader: Grader, catalogue: Catalogue):
+    notebook = json.loads(hand_in(catalogue, LESSON, {SUM: WRONG}))
+    cell_of(notebook, SUM)["source"] = RIGHT + "# \ud800\n"
+    assert grader.grade(json.dumps(notebook).encode()).results[0].points == 3
+
+
+# --- what an answer may use -------------------------------------------------------------------------------------------
+
+SOFTMAX = "def row_softmax(logits):\n    return torch.softmax(logits, -1)\n"
+HONEST = "def row_softmax(logits):\n    return logits.exp() / logits.exp().sum(-1, keepdim=True)\n"
+HIDDEN_USES = {
+    "under a magic": (f"%matplotlib inline\n{SOFTMAX}", ""),
+    "in a branch": ("if True:\n    " + SOFTMAX.replace("\n", "\n    "), ""),
+    "in an attempt": ("try:\n    " + SOFTMAX.replace("\n", "\n    ") + "\nfinally:\n    pass\n", ""),
+    "imported under the answer's name": ("from torch import softmax as row_softmax\n", ""),
+    "with an annotation": ("row_softmax: object = torch.softmax\n", ""),
+    "as one of a pair": ("row_softmax, other = torch.softmax, 1\n", ""),
+    "covered by a later cell": (SOFTMAX, HONEST),
+    "behind a long sum": (SOFTMAX + "    x = " + "+".join(["1"] * 2_000) + "\n", ""),
+}
+
+
+@pytest.mark.parametrize("how", HIDDEN_USES)
+def test_a_forbidden_name_is_found(how: str):
+    own, later = HIDDEN_USES[how]
+    cells = ["import torch\n", own, later]
+    assert violations_in_source(cells, "row_softmax", ("torch.softmax",), own) == ["torch.softmax"]
+
+
+def test_an_honest_answer_is_not_blamed_for_a_later_cell():
+    later = SOFTMAX.replace("row_softmax", "library_softmax")
+    assert violations_in_source(["import torch", HONEST, later], "row_softmax", ("torch.softmax",), HONEST) == []
+
+
+@pytest.mark.parametrize(
+    ("exercise", "module", "name"),
+    [
+        ("rms_norm", "course.lessons.l03_llama.llama_faults", "normalise"),
+        ("apply_rotary", "course.lessons.l03_llama.llama_faults", "rotate"),
+        ("grouped_query_attention", "course.lessons.l03_llama.llama_faults", "attend"),
+        ("swiglu_mlp", "course.lessons.l03_llama.llama_faults", "gate_and_up"),
+        ("nf4_quantise", "course.lessons.l08_quantisation.bitsandbytes_nf4", "library_quantise"),
+    ],
+)
+def test_the_course_s_own_helpers_that_hold_the_answer_are_forbidden(exercise: str, module: str, name: str):
+    wanted = find_course().find(exercise)[1]
+    source = f"from {module} import {name}\n\n\ndef {wanted.answer_name}(*given):\n    return {name}(*given)\n"
+    assert violations_in_source([source], wanted.answer_name, wanted.forbidden, source)
