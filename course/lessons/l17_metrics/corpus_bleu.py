@@ -123,12 +123,13 @@ def bleu(
         h += len(words)
         r += length_of(len(words), [len(option) for option in options])
         for n in orders:
-            counts, ceiling = grams(words, n), Counter()
+            counts = grams(words, n)
+            ceiling: Counter[tuple[str, ...]] = Counter()
             for option in options:
                 found = grams(option, n)
-                ceiling = ceiling + found if summed_references else ceiling | found
+                ceiling = ceiling + found if summed_references else (ceiling | found)
             if by_types:
-                counts = Counter(dict.fromkeys(counts, 1))
+                counts = Counter(set(counts))
             kept = counts & ceiling if clip else Counter({g: c for g, c in counts.items() if g in ceiling})
             matched[n] += kept.total()
             total[n] += grams(options[0], n).total() if recall else counts.total()

@@ -34,7 +34,7 @@ class PiecesLM(TemplateLM):
         from lm_eval.api.instance import Instance
 
         request = Instance("loglikelihood", {}, (context, continuation), 0)
-        return tuple(self.loglikelihood([request], disable_tqdm=True)[0])  # type: ignore[return-value]
+        return tuple(self.loglikelihood([request], disable_tqdm=True)[0])
 
     def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> Any:
         return [(context, continuation) for _, context, continuation in requests]
@@ -87,7 +87,7 @@ def quiet() -> None:
 
 def build_task(config: Mapping[str, Any], splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
     """lm-eval's task of a YAML file's fields, with its documents given in memory in place of a file."""
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset, DatasetDict  # type: ignore[attr-defined]
     from lm_eval.api.task import ConfigurableTask
 
     quiet()

@@ -6,6 +6,7 @@ loading it with TaskManager(include_path=..., include_defaults=False) takes well
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import tempfile
@@ -225,8 +226,7 @@ def cases(seed: int) -> Iterator[Case]:
 @contextmanager
 def private_cache(folder: str) -> Iterator[None]:
     """`datasets` keeps what it loads inside `folder`, and shows no progress bar."""
-    import datasets
-
+    datasets: Any = importlib.import_module("datasets")  # the library, where type checkers see this project's folder
     kept, bars = datasets.config.HF_DATASETS_CACHE, datasets.utils.logging.is_progress_bar_enabled()
     datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
     datasets.disable_progress_bars()
