@@ -79,7 +79,7 @@ def evaluate(
         known = ", ".join(manager.all_tasks) or "none"
         raise EvaluationError(f"no task {', '.join(unknown)} in {tasks_folder}; there is {known}")
     tracker = EvaluationTracker(output_path=str(folder / "results.json"))
-    with _quiet_harness():
+    with quiet_harness():
         results = simple_evaluate(
             HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
             model_args={"pretrained": folder.name},  # the name under which the tracker lists the model
@@ -122,7 +122,7 @@ def weights_digest(model: Any) -> str:
 
 
 @contextmanager
-def _quiet_harness() -> Iterator[None]:
+def quiet_harness() -> Iterator[None]:
     """Only errors of lm-eval; and no questions to the machine that take seconds or complain into the notebook.
 
     lm-eval asks git for the version of whatever lies around, and torch for a list of every package and processor flag.

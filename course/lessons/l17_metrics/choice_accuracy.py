@@ -200,6 +200,10 @@ def cases(seed: int) -> Iterator[Case]:
     yield case("very short", "with a choice of one letter", [spaced])
     words = {"choices": ["a b c d", "incomprehensible"], "loglikelihoods": [-4.0, -5.0 - draw.random()], "gold": 1}
     yield case("one long word", "with one long word", [words])
+    near = {"choices": ["ten letter", "b"], "loglikelihoods": [-2.0, -2.2 - draw.random() / 9], "gold": 0}
+    yield case("nearly as likely", "when a long and a short choice are nearly as likely", [near])
+    alike = {"choices": ["ab", "cde"], "loglikelihoods": [-5.0, -4.5 - draw.random() / 99], "gold": 0}
+    yield case("nearly as long", "when choices are nearly as long", [alike])
     yield case("english", "on questions in English", [item(ASCII_CHOICES) for _ in range(12)], visible=False)
     yield case("many scripts", "on questions in many scripts", [item(WIDE_CHOICES) for _ in range(15)], visible=False)
     mixed = [item(ASCII_CHOICES, count) for count in (2, 3, 5, 4)]
@@ -209,7 +213,9 @@ def cases(seed: int) -> Iterator[Case]:
 @exercise.oracle
 def oracle(items: list[dict]) -> dict[str, float]:
     from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
 
+    from course.evaluation.harness import quiet_harness
     from course.lessons.l17_metrics.harness_parts import GivenAnswers, build_task
 
     metrics = ("acc", "acc_norm", "acc_bytes")
@@ -228,7 +234,12 @@ def oracle(items: list[dict]) -> dict[str, float]:
         for row in rows
         for text, value in zip(row["choices"], row["loglikelihoods"], strict=True)
     }
-    result = simple_evaluate(
-        GivenAnswers(values), tasks=[build_task(config, {"test": rows})], bootstrap_iters=0, log_samples=False
-    )
+    with quiet_harness():
+        result = simple_evaluate(
+            GivenAnswers(values),
+            tasks=[build_task(config, {"test": rows})],
+            bootstrap_iters=0,
+            log_samples=False,
+            task_manager=TaskManager(include_defaults=False),  # else it reads some 14,000 files of other tasks
+        )
     return {name: float(result["results"]["given"][f"{name},none"]) for name in metrics}

@@ -98,7 +98,7 @@ def without_punctuation(text: str) -> str:
 
 
 def punctuation_to_spaces(text: str) -> str:
-    return text.translate(str.maketrans(dict.fromkeys(string.punctuation, " ")))
+    return text.translate(str.maketrans(string.punctuation, " " * len(string.punctuation)))
 
 
 def without_articles(text: str) -> str:
