@@ -78,7 +78,7 @@ COURSE = Course(
         ),
         Module(
             "Evaluation",
-            (Lesson("l17_metrics", "Metrics and the harness", minutes=190, run_minutes=9, needs=("l09_qlora",)),),
+            (Lesson("l17_metrics", "Metrics and the harness", minutes=190, run_minutes=15, needs=("l09_qlora",)),),
         ),
     ),
 )
