@@ -6,7 +6,6 @@ and `Plan.says` tells so. Everything lands in one folder of the workspace; inter
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from course.evaluation import Evaluation, evaluate
 from course.lessons.l09_qlora.merge_dequantised import merge_dequantised
 from course.lessons.l09_qlora.merging import adapted_model, merged_model
 from course.lessons.l09_qlora.run import Recipe, chosen_recipe, training_rows
+from course.quiz import load_quiz
 from course.sql import INSTRUCTION, TUNED_SYSTEM, load_examples
 
 SHORT_STEPS = 40  # 640 rows: enough to answer some questions, a quarter of L09's training
@@ -65,10 +65,12 @@ def chosen_plan() -> Plan:
     """All of `quiz` and 120 questions of `sql`, seen and held-out alike; with COURSE_SMOKE=1 a few of each."""
     recipe = chosen_recipe()
     trained = (recipe.training_folder / "adapter" / "adapter_config.json").is_file()
-    if not trained and not recipe.smoke:
-        recipe = replace(recipe, training=replace(recipe.training, max_steps=SHORT_STEPS))
-    quiz, sql = (6, 4) if recipe.smoke else (310, SQL_QUESTIONS)
-    return Plan(recipe, trained, tuple(range(quiz)), sql_sample(sql))
+    if not trained:
+        short = {"max_steps": 1, "batch_size": 4, "micro_batch_size": 4} if recipe.smoke else {"max_steps": SHORT_STEPS}
+        recipe = replace(recipe, training=replace(recipe.training, **short))
+    if recipe.smoke:
+        return Plan(recipe, trained, tuple(range(4)), sql_sample(4))
+    return Plan(recipe, trained, tuple(range(len(load_quiz()))), sql_sample(SQL_QUESTIONS))
 
 
 def sql_sample(count: int) -> tuple[int, ...]:
@@ -115,12 +117,3 @@ def evaluate_both_tasks(plan: Plan, name: str, model: Any, tokenizer: Any) -> di
         batch_size=plan.recipe.evaluation_batch_size,
     )
     return {"quiz": quiz, "sql": sql}
-
-
-def measured(
-    evaluations: Mapping[str, Evaluation], metrics: Mapping[str, Sequence[str]]
-) -> dict[str, dict[str, float]]:
-    """{task: {metric: share}} of some evaluations, for a record."""
-    return {
-        task: {metric: evaluations[task].score(task, metric) for metric in names} for task, names in metrics.items()
-    }
