@@ -65,9 +65,12 @@ def chosen_plan() -> Plan:
     """All of `quiz` and 120 questions of `sql`, seen and held-out alike; with COURSE_SMOKE=1 a few of each."""
     recipe = chosen_recipe()
     trained = (recipe.training_folder / "adapter" / "adapter_config.json").is_file()
+    training = recipe.training
     if not trained:
-        short = {"max_steps": 1, "batch_size": 4, "micro_batch_size": 4} if recipe.smoke else {"max_steps": SHORT_STEPS}
-        recipe = replace(recipe, training=replace(recipe.training, **short))
+        training = replace(training, max_steps=SHORT_STEPS)
+    if not trained and recipe.smoke:
+        training = replace(training, max_steps=1, batch_size=4, micro_batch_size=4)
+    recipe = replace(recipe, training=training)
     if recipe.smoke:
         return Plan(recipe, trained, tuple(range(4)), sql_sample(4))
     return Plan(recipe, trained, tuple(range(len(load_quiz()))), sql_sample(SQL_QUESTIONS))
