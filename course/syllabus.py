@@ -24,6 +24,7 @@ SKILLS = {
     "quantisation": "store weights in 8 and 4 bits and know what it costs",
     "qlora": "fine-tune a 4-bit model with adapters",
     "peft": "read and write what the peft library reads and writes",
+    "metrics": "compute text and multiple-choice metrics by hand, equal to the libraries, and know how each misleads",
     "evaluation": "measure a model before and after a change, with an interval",
 }
 
@@ -96,6 +97,10 @@ COURSE = Course(
                     adapter=SQL_ADAPTER,
                 ),
             ),
+        ),
+        Module(
+            "Evaluation",
+            (Lesson("l17_metrics", "Metrics and the harness", minutes=190, run_minutes=15, needs=("l09_qlora",)),),
         ),
     ),
 )
