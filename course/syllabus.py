@@ -25,6 +25,7 @@ SKILLS = {
     "qlora": "fine-tune a 4-bit model with adapters",
     "peft": "read and write what the peft library reads and writes",
     "evaluation": "measure a model before and after a change, with an interval",
+    "statistics": "say with intervals, paired tests and corrections what a measured difference is worth",
 }
 
 
@@ -74,6 +75,10 @@ COURSE = Course(
                 ),
                 Lesson("l09_qlora", "QLoRA, for real", minutes=200, run_minutes=25, needs=("l07_lora",)),
             ),
+        ),
+        Module(
+            "Evaluation",
+            (Lesson("l18_statistics", "Statistics for evals", minutes=120, run_minutes=2, needs=("l09_qlora",)),),
         ),
     ),
 )
