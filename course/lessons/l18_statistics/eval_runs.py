@@ -38,7 +38,10 @@ def as_table(*names: str) -> list[dict[str, Any]]:
 
 
 def problems_in(folder: Path = DATA_FOLDER) -> list[str]:
-    """What is wrong with the files: a checksum, a question asked twice, runs of one task with other questions."""
+    """What is wrong with the files: a checksum, a question asked twice, runs of one task with other questions.
+
+    A run may stop earlier than another; what it asks must be the other's first questions.
+    """
     stated = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.jsonl")}
     problems = [
@@ -49,6 +52,10 @@ def problems_in(folder: Path = DATA_FOLDER) -> list[str]:
     for task in TASKS:
         asked = {path.name: [row["id"] for row in read_jsonl(path)] for path in folder.glob(f"*.{task}.jsonl")}
         problems += [f"{name} asks a question twice" for name, ids in asked.items() if len(set(ids)) < len(ids)]
-        if len({tuple(ids) for ids in asked.values()}) > 1:
-            problems.append(f"the runs of {task} do not ask the same questions in the same order")
+        longest = max(asked.values(), key=len, default=[])
+        problems += [
+            f"{name} asks other questions than the longest run of {task}, or in another order"
+            for name, ids in asked.items()
+            if ids != longest[: len(ids)]
+        ]
     return problems

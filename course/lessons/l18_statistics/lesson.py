@@ -19,8 +19,8 @@ r"""
 
 Somebody will ask you: *is the new model better, and how do you know?* The usual answer is two numbers, 41 % and 44 %,
 and a green tick. Asked the same way again, on other questions or with another seed, the same two models may come out
-the other way round. Teams ship such noise, and throw away real improvements that a test set was too small to show. All it
-takes to do better is five short functions and the habit of asking four questions first.
+the other way round. Teams ship such noise, and throw away real improvements that a test set was too small to show.
+All it takes to do better is five short functions and the habit of asking four questions first.
 
 Words used below. **Share**: right answers over questions asked. **Point**: one percentage point, the difference
 between 40 % and 41 %. **Standard error**: how far a result would typically move if the questions were drawn anew.
@@ -54,14 +54,13 @@ r"""
 Real ones, small enough to be made on two cores, one row a question (`datasets/eval_runs`, whose card says exactly what
 was run):
 
-- `zero-shot` and `few-shot`: the base model SmolLM2-135M-Instruct asked L09's questions, told, and told with four
-  examples;
+- `zero-shot`: the base model SmolLM2-135M-Instruct, told what to do and asked L09's questions;
 - `step50`: L09's QLoRA run after 50 of its 168 steps;
-- `order1`, `order2`, `order3`: that model trained for 8 more steps, each time with the same recipe and the rows in
+- `order1`, `order2`, `order3`: that model trained for 6 more steps, each time with the same recipe and the rows in
   another order. Nothing else differs, so they are three draws of one lottery.
 
-Each answered 180 questions: all 120 on the three *held-out* databases, which training never shows, and 60 on *seen*
-ones. `zero-shot` and `step50` also answered 100 items of the course's quiz.
+Each answered all 120 questions on the three *held-out* databases, which training never shows. `zero-shot` and
+`step50` also answered 60 questions on *seen* databases and 100 items of the course's quiz.
 
 **Predict before you run**, and write it down:
 
@@ -71,7 +70,7 @@ ones. `zero-shot` and `step50` also answered 100 items of the course's quiz.
 """
 
 # %%
-RUNS = ("zero-shot", "few-shot", "step50", "order1", "order2", "order3")
+RUNS = ("zero-shot", "step50", "order1", "order2", "order3")
 everything = pd.DataFrame(as_table(*RUNS))
 counts = everything.groupby(["way", "split"], sort=False)["correct"].agg(["size", "sum", "mean"])
 counts["percent"] = (100 * counts.pop("mean")).round(1)
@@ -111,8 +110,8 @@ print(f"test sets scatter by {100 * test_sets.std():.2f} points, resamples by {1
 # %% [markdown]
 r"""
 Two things to get right. **The unit is the question.** A metric may count smaller parts (tokens, sub-questions,
-several samples for each prompt), but parts of one question are right or wrong together; drawing them one by one pretends
-to more evidence than there is. And the statistic is a **ratio of sums**, so both sums come from the same draw.
+several samples for each prompt), but parts of one question are right or wrong together; drawing them one by one
+pretends to more evidence than there is. And the statistic is a **ratio of sums**, so both sums come from the same draw.
 """
 
 # %% exercise="bootstrap_interval"
@@ -147,7 +146,7 @@ proof that the model can do nothing. The *rule of three* helps: when 0 of N were
 # %%
 zeros = np.zeros(120)
 low, high = bootstrap_interval(zeros, np.ones(120), seed=0)
-print(f"few-shot, 0 of 120: bootstrap [{low:.1f}, {high:.1f}], rule of three: below {100 * 3 / 120:.1f} %")
+print(f"zero-shot, 0 of 120: bootstrap [{low:.1f}, {high:.1f}], rule of three: below {100 * 3 / 120:.1f} %")
 print(f"exactly: a share of {100 * (1 - 0.05 ** (1 / 120)):.2f} % gives 0 of 120 with 5 % probability")
 
 # %% [markdown]
@@ -166,16 +165,17 @@ The held-out questions are on three databases. Whoever cannot read the schema `m
 they are a **cluster**. Clusters make a test set smaller than it looks. The robust formula adds up the residuals of a
 cluster *before* squaring, so that what its questions share adds up instead of cancelling:
 
-$$ \mathrm{SE}_\text{cluster} = \frac{1}{N} \sqrt{\frac{G}{G-1} \sum_{g=1}^{G} \Bigl(\sum_{i \in g} (x_i - \bar x)\Bigr)^2} $$
+$$ \mathrm{SE}_\text{cluster} = \frac{1}{N}
+\sqrt{\frac{G}{G-1} \sum_{g=1}^{G} \Bigl(\sum_{i \in g} (x_i - \bar x)\Bigr)^2} $$
 """
 
 # %%
 figure, axis = plt.subplots(figsize=(8, 3))
-by_schema = everything[everything["way"] == "order1"].groupby(["split", "schema"])["correct"].agg(["mean", "size"])
+by_schema = everything[everything["way"] == "step50"].groupby(["split", "schema"])["correct"].agg(["mean", "size"])
 by_schema = by_schema.sort_values(["split", "mean"])
 colours = [ORANGE if split == "heldout" else BLUE for split, _ in by_schema.index]
 axis.bar([name for _, name in by_schema.index], 100 * by_schema["mean"], color=colours)
-axis.set(title="order1: percent right by database (held-out in orange)", ylabel="percent")
+axis.set(title="step50: percent right by database (held-out in orange)", ylabel="percent")
 axis.tick_params(axis="x", rotation=60)
 plt.show()
 
@@ -186,10 +186,10 @@ from lm_eval.api.metrics import mean_stderr
 
 clustered_stderr = use("clustered_stderr")
 for split in ("heldout", "seen"):
-    part = everything[(everything["way"] == "order1") & (everything["split"] == split)]
+    part = everything[(everything["way"] == "step50") & (everything["split"] == split)]
     scores = part["correct"].to_numpy(float)
     found = clustered_stderr(scores, part["schema"].tolist())
-    print(f"order1, {split}: {len(scores)} questions on {part['schema'].nunique()} databases", end="; ")
+    print(f"step50, {split}: {len(scores)} questions on {part['schema'].nunique()} databases", end="; ")
     print(", ".join(f"{name} {100 * value:.2f}" for name, value in found.items()), "points")
     assert math.isclose(found["independent"], mean_stderr(scores.tolist())), "differs from lm-eval's acc_stderr"
 print("independent equals lm-eval's acc_stderr")
@@ -241,7 +241,13 @@ surprising the split is. No normal distribution, no variance; binomial coefficie
 from scipy.stats import binomtest
 
 mcnemar_exact = use("mcnemar_exact")
-pairs = [("few-shot", "step50"), ("step50", "order1"), ("order1", "order2"), ("order1", "order3"), ("order2", "order3")]
+pairs = [
+    ("zero-shot", "step50"),
+    ("step50", "order1"),
+    ("order1", "order2"),
+    ("order1", "order3"),
+    ("order2", "order3"),
+]
 rows = []
 for first, second in pairs:
     old, new = (np.array(list(right(way, split="heldout").values())) for way in (first, second))
@@ -257,8 +263,7 @@ print(table.round({"points": 1, "p": 4, "low": 1, "high": 1}).to_string(index=Fa
 # %%
 old, new = (np.array(list(right(way, split="heldout").values())) for way in ("step50", "order1"))
 figure, axis = plt.subplots(figsize=(8, 2.4))
-spans = {}
-for place, (name, scores) in enumerate({"step50": old, "order1": new}.items()):
+for place, scores in enumerate((old, new)):
     low, high = bootstrap_interval(scores.astype(float), np.ones(len(scores)), seed=0)
     axis.errorbar(100 * scores.mean(), 3 - place, xerr=[[100 * (scores.mean() - low)], [100 * (high - scores.mean())]],
                   fmt="o", capsize=4, color=BLUE)  # fmt: skip
@@ -392,10 +397,10 @@ print(f"all {grid.size} answers taken as independent: {100 * pooled:.2f} points,
 
 # %% [markdown]
 r"""
-Mind what these three are. They share their first 50 steps, so their scatter is that of the last 8 steps alone. Trainings
-that differ from the start scatter more. And a spread from three values is rough: with three seeds, the 95 % interval
-of a standard deviation reaches from half of it to six times it (from the chi-squared distribution with two degrees of
-freedom).
+Mind what these three are. They share their first 50 steps, so their scatter is that of the last 6 steps alone.
+Trainings that differ from the start scatter more. And a spread from three values is rough: with three seeds, the 95 %
+interval of a standard deviation reaches from half of it to six times it (by the chi-squared distribution with two
+degrees of freedom).
 
 ### Many tries
 
@@ -427,9 +432,9 @@ it.
 
 # %%
 holm = use("holm")
-by_kind = p_by_kind("few-shot", "step50", "heldout")
+by_kind = p_by_kind("zero-shot", "step50", "heldout")
 table = pd.DataFrame({"p": by_kind.values(), "Holm": holm(list(by_kind.values()))}, index=list(by_kind))
-print("step50 against few-shot, by kind of query (held-out, at least five questions)")
+print("step50 against zero-shot, by kind of query (held-out, at least five questions)")
 print(table.round(3).to_string())
 
 # %% [markdown]
@@ -529,9 +534,10 @@ paired interval, and whether that excludes 0. Write the function that says it.
 
 # %% [markdown]
 r"""
-**About your own run.** The next cell looks for your L09 run in `runs/l09` of this workspace. It reads the stored answers
-of the base model and of your tuned model, *executes every query again*, and compares with the accuracy that your
-`result.json` states. If you have not run L09, it takes this lesson's files (`few-shot` against `order1`), and says so.
+**About your own run.** The next cell looks for your L09 run in `runs/l09` of this workspace. It reads the stored
+answers of the base model and of your tuned model, *executes every query again*, and compares with the accuracy that
+your `result.json` states. If you have not run L09, it takes this lesson's files (`zero-shot` against `step50`), and
+says so.
 
 Then a gate reads your sentence and recomputes each number from those rows, with scipy's bootstrap. It prints what it
 refuses.
@@ -546,7 +552,7 @@ if has_own_run():
     rows, before, after = own_rows(), "few-shot", "tuned"
     print("from your own L09 run:", len(rows), "scored answers, the same accuracy as in its result.json")
 else:
-    rows, before, after = as_table("few-shot", "order1"), "few-shot", "order1"
+    rows, before, after = as_table("zero-shot", "step50"), "zero-shot", "step50"
     print("NOT YOUR RUN: no finished L09 run in runs/l09, so these are the files of this lesson.")
 said = honest_sentence(rows, before, after, "heldout")["sentence"]
 print("\n" + said + "\n")
@@ -562,12 +568,14 @@ And does the gate see anything? Six ways in which such sentences go wrong:
 # %%
 truth = honest_sentence(rows, before, after, "heldout")
 seen = honest_sentence(rows, before, after, "seen")
-relative = said.replace(f"of {abs(truth['gain']):.1f} points", f"of {10 * abs(truth['gain']):.1f} points")
-wider = f"[{truth['low'] - 3:.1f}, {truth['high'] + 3:.1f}]"
+relative = said.replace(f"of {abs(truth['gain']):.1f} points", "of 100.0 points")
+alone = [{r["id"]: r["correct"] for r in rows if (r["way"], r["split"]) == (way, "heldout")} for way in (before, after)]
+spread = 196 * np.std([float(alone[1][name]) - alone[0][name] for name in alone[0]], ddof=1)
+deviation = f"[{truth['gain'] - spread:.1f}, {truth['gain'] + spread:.1f}]"
 spoilt = {
     "seen questions as held-out": seen["sentence"].replace("seen questions", "held-out questions"),
     "percent for points": relative,
-    "an unpaired interval": said.replace(f"[{truth['low']:.1f}, {truth['high']:.1f}]", wider),
+    "the deviation for the error": said.replace(f"[{truth['low']:.1f}, {truth['high']:.1f}]", deviation),
     "the wrong direction": said.replace("a gain of", "a loss of"),
     "another number of questions": said.replace("On ", "On 1", 1),
     "in other words": "Our model improved dramatically.",

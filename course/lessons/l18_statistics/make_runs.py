@@ -46,24 +46,24 @@ class Plan:
     l09_step: int | None = None
     order: int | None = None
     quiz: bool = False
+    seen: bool = True
 
 
-MORE_STEPS = 8
+MORE_STEPS = 6
 MORE_LEARNING_RATE = 6e-4
 
 PLANS = (
     Plan("step50", l09_step=50, quiz=True),
     Plan("zero-shot", way="zero-shot", quiz=True),
-    Plan("few-shot", way="few-shot"),
-    Plan("order1", l09_step=50, order=1),
-    Plan("order2", l09_step=50, order=2),
-    Plan("order3", l09_step=50, order=3),
+    Plan("order1", l09_step=50, order=1, seen=False),
+    Plan("order2", l09_step=50, order=2, seen=False),
+    Plan("order3", l09_step=50, order=3, seen=False),
 )
 
 
-def questions() -> list[SqlExample]:
-    """All 120 held-out questions, and every fourth one on seen schemas."""
-    return [*load_examples("heldout"), *load_examples("seen")[::SEEN_STEP]]
+def questions(plan: Plan) -> list[SqlExample]:
+    """All 120 held-out questions, then every fourth one on seen schemas where the plan asks those, too."""
+    return [*load_examples("heldout"), *(load_examples("seen")[::SEEN_STEP] if plan.seen else [])]
 
 
 def l09_checkpoint(step: int, recipe: Recipe) -> Path:
@@ -128,7 +128,7 @@ def quiz_rows(model: Any, tokenizer: Any) -> list[dict[str, Any]]:
 
 def sql_rows(plan: Plan, model: Any, tokenizer: Any, recipe: Recipe) -> list[dict[str, Any]]:
     """One row for each question: id, split, schema, kind, correct, outcome and the answer's text."""
-    asked = questions()
+    asked = questions(plan)
     texts = answers(plan.way, lambda: (model, tokenizer), asked, recipe, WORK_FOLDER / plan.name / "answers.jsonl")
     table = scored(plan.way, texts, asked)[["id", "split", "schema", "kind", "correct", "outcome"]]
     return [{**row, "answer": text} for row, text in zip(table.to_dict("records"), texts, strict=True)]
