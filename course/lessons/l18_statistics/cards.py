@@ -30,8 +30,8 @@ def card(
     other_p: list[float] | None = None,
     **claim: Any,
 ) -> Card:
-    """A card; the splits of all its questions are looked up."""
-    splits = {row["id"]: row["split"] for row in load_run("step50")}
+    """A card; the splits of its questions are looked up, but for a claim about the test file, to which all belong."""
+    splits = {row["id"]: split if split == "test" else row["split"] for row in load_run("step50")}
     splits |= {row["id"]: "quiz" for row in load_run("step50", "quiz")}
     inputs = {
         "before": dict(before),
@@ -44,14 +44,14 @@ def card(
     return Card(title, says, inputs)
 
 
-def p_by_kind(before: str, after: str, split: str) -> dict[str, float]:
-    """McNemar's p between two runs for each kind of query with at least five questions, the smallest first."""
+def p_by_kind(before: str, after: str) -> dict[str, float]:
+    """McNemar's p between two runs, for each kind of query with at least five questions, the smallest first."""
     import numpy as np
 
-    kinds = Counter(row["kind"] for row in load_run(before) if row["split"] == split)
+    kinds = Counter(row["kind"] for row in load_run(before))
     found = {}
     for kind in (kind for kind, count in kinds.items() if count >= 5):
-        old, new = (right(name, split=split, kind=kind) for name in (before, after))
+        old, new = (right(name, kind=kind) for name in (before, after))
         found[kind] = float(mcnemar_exact(np.array(list(old.values())), np.array([new[name] for name in old]))["p"])
     return dict(sorted(found.items(), key=lambda pair: pair[1]))
 
@@ -61,7 +61,7 @@ def cards() -> list[Card]:
     zero_shot, step50, order1, order2 = (
         right(name, split="heldout") for name in ("zero-shot", "step50", "order1", "order2")
     )
-    by_kind = p_by_kind("zero-shot", "step50", "heldout")
+    by_kind = p_by_kind("zero-shot", "step50")
     best_kind, *other_kinds = by_kind
     parsed = {row["id"] for row in load_run("order1") if row["outcome"] in ("correct", "wrong result")}
     return [
@@ -81,14 +81,15 @@ def cards() -> list[Card]:
             "Six more steps help. We should train every model of this kind that much longer.",
             step50,
             order1,
-            seeds=(1, 3),
+            seeds=(1, 2),
             about="recipe",
         ),
         card(
             f"The slice that shines: {best_kind}",
-            f"On '{best_kind}' questions the gain after 50 steps is striking. The model has understood this kind.",
-            right("zero-shot", split="heldout", kind=best_kind),
-            right("step50", split="heldout", kind=best_kind),
+            f"We looked at all kinds of query in our test file. On '{best_kind}' the gain after 50 steps is striking.",
+            right("zero-shot", kind=best_kind),
+            right("step50", kind=best_kind),
+            split="test",
             other_p=[by_kind[kind] for kind in other_kinds],
         ),
         card(

@@ -237,7 +237,7 @@ def cases(seed: int) -> Iterator[Case]:
     yield made("one side only", "when only a one-sided test shows it", (15 + more, 11, 3, 20))
     yield made("paired only", "when only pairs show it", (200 + more, 12, 2, 190))
     yield made("best of many", "when many were tried", (30, 12, 2, 40 + more), other_p=[0.2, 0.3, 0.5, 0.6, 0.4, 0.8])
-    yield made("second of two", "when a smaller p-value stands beside it", (25, 11, 2, 30 + more), other_p=[0.001])
+    yield made("second of two", "when a smaller p-value stands beside it", (25, 10, 2, 30 + more), other_p=[0.001])
     recipe = {"about": "recipe"}
     yield made("two seeds", "when a recipe has two seeds", (20, 20, 2, 30 + more), claim=recipe, seeds=[3, 2])
     yield made("three seeds", "when a recipe has enough seeds", (20, 20, 2, 30 + more), claim=recipe, seeds=[3, 4])

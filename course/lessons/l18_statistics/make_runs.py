@@ -57,7 +57,6 @@ PLANS = (
     Plan("zero-shot", way="zero-shot", quiz=True),
     Plan("order1", l09_step=50, order=1, seen=False),
     Plan("order2", l09_step=50, order=2, seen=False),
-    Plan("order3", l09_step=50, order=3, seen=False),
 )
 
 
