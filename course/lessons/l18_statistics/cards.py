@@ -61,6 +61,7 @@ def cards() -> list[Card]:
     zero_shot, step50, order1, order2 = (
         right(name, split="heldout") for name in ("zero-shot", "step50", "order1", "order2")
     )
+    lower, higher = sorted((order1, order2), key=lambda run: sum(run.values()))
     by_kind = p_by_kind("zero-shot", "step50")
     best_kind, *other_kinds = by_kind
     parsed = {row["id"] for row in load_run("order1") if row["outcome"] in ("correct", "wrong result")}
@@ -74,13 +75,14 @@ def cards() -> list[Card]:
         card(
             "A lucky order",
             "Same recipe, rows in another order, and the score goes up. Let us keep this order.",
-            *sorted((order1, order2), key=lambda run: sum(run.values())),
+            lower,
+            higher,
         ),
         card(
             "Six more steps, always",
             "Six more steps help. We should train every model of this kind that much longer.",
             step50,
-            order1,
+            higher,
             seeds=(1, 2),
             about="recipe",
         ),
