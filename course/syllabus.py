@@ -26,6 +26,7 @@ SKILLS = {
     "peft": "read and write what the peft library reads and writes",
     "metrics": "compute text and multiple-choice metrics by hand, equal to the libraries, and know how each misleads",
     "evaluation": "measure a model before and after a change, with an interval",
+    "statistics": "say with intervals, paired tests and corrections what a measured difference is worth",
 }
 
 # The lesson's run after 68 of its 168 steps: 18 of 60 seen, 12 of 60 held-out. At its end, on hand-written questions:
@@ -100,7 +101,10 @@ COURSE = Course(
         ),
         Module(
             "Evaluation",
-            (Lesson("l17_metrics", "Metrics and the harness", minutes=190, run_minutes=15, needs=("l09_qlora",)),),
+            (
+                Lesson("l17_metrics", "Metrics and the harness", minutes=190, run_minutes=15, needs=("l09_qlora",)),
+                Lesson("l18_statistics", "Statistics for evals", minutes=120, run_minutes=2, needs=("l09_qlora",)),
+            ),
         ),
     ),
 )

@@ -27,7 +27,7 @@ from grader.adapters.evaluation import Evaluation, GroupAnswers, HiddenSet, read
 from grader.adapters.folder import AdapterFiles, AdapterRefusedError
 from grader.catalogue import load_object
 from grader.sandbox.channel import Channel, ChannelError, SilenceError
-from grader.sandbox.isolation import private_bytes
+from grader.sandbox.isolation import use_of
 
 START_SECONDS, END_SECONDS = 600, 10
 WATCH_SECONDS = 0.2
@@ -122,7 +122,7 @@ class Worker:
 
     def _watch_memory(self) -> None:
         while self.process.poll() is None:
-            used = private_bytes(self.process.pid)
+            used = use_of(self.process.pid).memory_bytes
             if used > self.memory_bytes:
                 self.killed_for = (
                     f"the evaluation was stopped at {used / 2**30:.1f} GiB of memory; {self.memory_bytes / 2**30:g} "
