@@ -101,10 +101,10 @@ def evaluate(
     made = getattr(tracker, "date_id", None)
     results_file = folder / f"results_{made}.json"
     sample_files = {task: folder / f"samples_{task}_{made}.jsonl" for task in samples}
-    if missing := [path.name for path in (results_file, *sample_files.values()) if not path.exists()]:
+    if not all(path.exists() for path in (results_file, *sample_files.values())):
         raise EvaluationError(
-            f"{', '.join(missing)} could not be written to {folder}. Is the disk full, or the folder not yours? "
-            "Every answer is kept in the response cache: make room and run again."
+            f"The results of {', '.join(tasks)} could not be written to {folder}. Is the disk full, or the folder not "
+            "yours? Every answer is kept in the response cache: make room and run again."
         )
     return Evaluation(folder, results, results_file, sample_files)
 

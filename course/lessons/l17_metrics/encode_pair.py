@@ -1,7 +1,7 @@
 """A context and its continuation as token ids, cut where lm-eval cuts (lm_eval/api/model.py, TemplateLM._encode_pair).
 
-Worked number, with SmolLM2: "Answer:" and " Mars" are 2 and 1 tokens, and so is the whole; "Answer: " and "Mars" by
-themselves are 3 and 2, token sequences that the model never saw in training.
+Worked number, with SmolLM2: "Answer: Mars" is 3 tokens, the last of them " Mars". "Answer: " and "Mars" by themselves
+are 3 and 1, and end in a lone space and a word without one, a sequence that training hardly ever showed.
 """
 
 from __future__ import annotations

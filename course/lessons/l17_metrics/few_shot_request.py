@@ -1,8 +1,7 @@
 """What the model is really sent: shots, description, chat template, and the space before a choice.
 
-As lm_eval/api/task.py (0.4.13) builds it, ConfigurableTask.fewshot_context and construct_requests. Worked number:
-SmolLM2 writes a question of 20 tokens as 20 tokens of plain text, and as 52 with its chat template and its own system
-turn.
+As lm_eval/api/task.py (0.4.13) builds it, ConfigurableTask.fewshot_context and construct_requests. Worked number: a
+question of 23 tokens as plain text is 53 tokens in SmolLM2's chat template with its own system turn.
 """
 
 from __future__ import annotations

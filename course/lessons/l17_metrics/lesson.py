@@ -164,7 +164,9 @@ for context, continuation in (("Answer:", " Mars"), ("Answer: ", "Mars"), ("It i
 r"""
 `Ġ` is a space. Encoded together, the space belongs to the word behind it, as in all the text that the model was
 trained on. Encoded apart, it stands alone, and the model is asked about a sequence that it has hardly ever seen.
-lm-eval therefore moves white space from the end of the context to the continuation, encodes both as one, and cuts.
+lm-eval therefore moves white space from the end of the context to the continuation, encodes both as one, and cuts
+where the context's own tokens end. (The third pair shows the limit of cutting: `Ġunhappy` is one token, as many as
+`Ġun`, and nothing is left of the continuation. Cut between words, never inside one.)
 """
 
 # %% exercise="encode_pair"
@@ -222,7 +224,7 @@ plt.show()
 
 # %% [markdown]
 r"""
-Every token costs: each bar points down, so a longer choice has a smaller sum, whether it is right or not.
+Every token costs: each bar points down, so a longer choice starts with a handicap, whether it is right or not.
 
 ## 4. acc, acc_norm, acc_bytes
 
@@ -262,6 +264,16 @@ for right, colour in ((False, "#9db8d9"), (True, "#b03a2e")):
 axis.set(title="Longer choices have smaller sums", xlabel="characters", ylabel="sum of log-probabilities")
 axis.legend(fontsize=8)
 plt.show()
+
+# %% [markdown]
+r"""
+<details><summary>What we saw, after you have seen yours</summary>
+
+On the first 30 items acc_norm was higher, 33.3 against 26.7 %. On all 310 it is the other way round: acc 38.1 %,
+acc_norm 33.9 % (SmolLM2-135M-Instruct in float32). acc_bytes equals acc_norm, since `quiz` is plain ASCII. Two
+lessons in one: normalising is no improvement by nature, and 30 items do not even show its direction.
+</details>
+"""
 
 # %% [markdown]
 r"""
