@@ -44,14 +44,18 @@ Pair = tuple[str, str]
 
 @exercise.reference
 class ByteBpe:
-    """A byte-level BPE tokenizer made of plain data, as a model's tokenizer.json holds it."""
+    """A byte-level BPE tokenizer made of plain data, as a model's tokenizer.json holds it.
+
+    Given are split_words(text: str) -> list[str], to_symbols(data: bytes) -> str, to_bytes(symbols: str) -> bytes.
+    """
 
     def __init__(self, merges: list[tuple[str, str]], vocab: dict[str, int], special: list[str]) -> None:
         """merges: pairs of tokens in byte symbols, the earliest learned first.
 
         vocab: token -> id, for every joined token, for single symbols (not always all 256), and for the special texts.
         special: texts such as "<|im_end|>", possibly none; each of them is one token. They are plain text, in vocab
-            too, not byte symbols. None begins with another one, and none overlaps another in the texts encoded.
+            too, not byte symbols; none is empty, and one may hold spaces. None begins with another one, and none
+            overlaps another in the texts encoded.
         """
         self.rank = {pair: place for place, pair in enumerate(merges)}
         self.ids, self.tokens = vocab, {token_id: token for token, token_id in vocab.items()}

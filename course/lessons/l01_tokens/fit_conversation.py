@@ -55,9 +55,10 @@ def fit_conversation(
         messages never count fewer tokens.
 
     Returns a new list, even when everything fits: the system message, if there is one, then the newest messages, as
-        many as fit, so that count_tokens(result) + reply_tokens <= window_tokens.
+        many as fit, so that count_tokens(result) + reply_tokens <= window_tokens. messages itself stays as it is.
     What is kept after the system message is unbroken, whole messages only, unchanged, and always begins with a user
-    message: an answer whose question is gone would only confuse. The new question is always kept.
+    message: an answer whose question is gone would only confuse. So a greeting that stands before the first user
+    message is always dropped. The new question is always kept.
     Raises ValueError when even the system message and the new question do not fit.
     """
     system = messages[:1] if messages[0]["role"] == "system" else []

@@ -10,7 +10,8 @@ model's limit, and cut documents that are too long. Each part is compared with t
 moment you check it.
 
 Stuck? `hint()` shows the next hint for the exercise that you checked last. In the cells between the exercises,
-`use("train_bpe")` takes your own function once it has passed, and the course's until then (it says which).
+`use("train_bpe")` takes your own function once it has passed, and the course's until then (it says which). In quotes
+stands the exercise's name in small letters with underscores: `use("byte_bpe")` gives the class `ByteBpe`.
 """
 
 # %% [markdown]
@@ -550,14 +551,14 @@ built on what comes now.
 
 A *chunk* is a piece of a document small enough to be read at once: by the *embedding model* that makes it searchable
 (a model that turns a text into one vector), and by the chat model that gets it as context. Chunks usually *overlap*:
-each begins with the last tokens of the one before.
+each begins with the last tokens of the one before. A document of 160 tokens in chunks of 64 with an overlap of 24:
 
 ```
-tokens    0         64        128       192       240
-          ├─────────────┤                                 chunk 1
-                    ├─────────────┤                       chunk 2: the first 24 tokens are chunk 1's last
-                              ├─────────────┤             chunk 3
-                                        ├─────────┤       chunk 4: reaches the end, so it is the last
+starts at 0         40        80        120
+          ├──────────────┤                                chunk 1
+                    ├──────────────┤                      chunk 2: its first 24 tokens are chunk 1's last
+                              ├──────────────┤            chunk 3
+                                        ├────────┤        chunk 4: reaches the end, so it is the last
 ```
 
 Why not simply cut every 1,000 characters? **Predict: how many tokens are 1,000 characters of English, Hindi, Korean,

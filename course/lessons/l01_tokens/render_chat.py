@@ -211,6 +211,14 @@ def opened_only_after_the_user(messages: Messages, add_generation_prompt: bool) 
 
 
 @exercise.misconception(
+    hint="You leave the opening out where the last message is the assistant's. The template does not ask whose turn it "
+    "is: with add_generation_prompt another answer is opened."
+)
+def not_opened_after_the_assistant(messages: Messages, add_generation_prompt: bool) -> str:
+    return render(messages, add_generation_prompt and messages[-1]["role"] != "assistant")
+
+
+@exercise.misconception(
     hint="You strip the contents. White space at the ends of a message belongs to it (think of code), and it changes "
     "the tokens. Some models' templates strip; this one does not."
 )

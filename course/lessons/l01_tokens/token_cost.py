@@ -47,8 +47,8 @@ def token_cost(texts: dict[str, str], encode: Callable[[str], list[int]], baseli
         "characters_per_token": characters (len(text)) divided by tokens;
         "bytes_per_token": bytes of the text in UTF-8 divided by tokens;
         "times_baseline": tokens divided by the tokens of texts[baseline].
-    Nothing is stripped or rounded. A text without tokens has 0.0 for characters_per_token and bytes_per_token, and for
-    times_baseline.
+    Nothing is stripped or rounded. A text without tokens (the empty one, or one of characters that encode leaves out)
+    has 0.0 for characters_per_token and bytes_per_token, and for times_baseline.
     """
     counts = {name: len(encode(text)) for name, text in texts.items()}
     table: dict[str, dict[str, float]] = {}
@@ -200,6 +200,14 @@ def texts_stripped(texts: dict[str, str], encode: Encode, baseline: str) -> Cost
 
 
 @exercise.misconception(
+    hint="You strip all texts, the baseline too, before anything is measured. White space takes tokens like anything "
+    "else: the newline at the end of a file is paid for, in the baseline as well."
+)
+def baseline_stripped_too(texts: dict[str, str], encode: Encode, baseline: str) -> Cost:
+    return costs({name: text.strip() for name, text in texts.items()}, encode, baseline)
+
+
+@exercise.misconception(
     hint="You sort the rows. They come in the order in which the texts are given; whoever draws them can sort."
 )
 def rows_sorted(texts: dict[str, str], encode: Encode, baseline: str) -> Cost:
@@ -231,6 +239,28 @@ def empty_text_raises(texts: dict[str, str], encode: Encode, baseline: str) -> C
     return {name: row | {"bytes_per_token": len(texts[name].encode()) / row["tokens"]} for name, row in table.items()}
 
 
+@exercise.misconception(
+    hint="You guard against the empty text only. A text may have characters and no tokens all the same, and then you "
+    "divide by zero: what is it that you divide by?"
+)
+def only_the_empty_text_spared(texts: dict[str, str], encode: Encode, baseline: str) -> Cost:
+    table = costs(texts, encode, baseline)
+    lengths = {name: len(text.encode()) for name, text in texts.items()}
+    return {n: row | {"bytes_per_token": lengths[n] / row["tokens"] if texts[n] else 0.0} for n, row in table.items()}
+
+
+@exercise.misconception(
+    hint="Where there are no tokens you divide by 1 instead of 0. A text that has characters and no tokens then gets "
+    "its own length; the docstring says what its quotients are."
+)
+def divided_by_one_at_least(texts: dict[str, str], encode: Encode, baseline: str) -> Cost:
+    names = {"characters_per_token": len, "bytes_per_token": lambda text: len(text.encode())}
+    return {
+        name: row | {each: length(texts[name]) / max(row["tokens"], 1) for each, length in names.items()}
+        for name, row in costs(texts, encode, baseline).items()
+    }
+
+
 @exercise.cases
 def cases(seed: int) -> Iterator[Case]:
     chance = random.Random(seed)
@@ -247,6 +277,8 @@ def cases(seed: int) -> Iterator[Case]:
     kinds = {name: NOT_PROSE[name] for name in chance.sample(sorted(NOT_PROSE), 3)}
     yield case("code", "on code and tables", kinds, chance.choice(sorted(kinds)), visible=False)
     yield case("empty text", "when a text is empty", {"Hindi": "", "English": "Nothing."}, "English")
+    about = "when a text has characters but no tokens"
+    yield case("no tokens", about, {"Hindi": "\x04", "English": "Nothing."}, "English")
     more = {name: NOTICE[name] for name in sorted(chance.sample(others, 3), key=others.index, reverse=True)}
     yield case("other languages", "on three more languages", more, list(more)[1], visible=False)
 

@@ -56,9 +56,9 @@ def train_bpe(words: dict[str, int], merges_wanted: int) -> list[tuple[str, str]
     ("a", "a") stands in two places); take the pair with the highest count, even if that is 1; join it wherever it
     stands, from left to right ("aaa" becomes "aa", "a").
     Ties: tokens are numbered. First come the single characters, by code point (what `ord` gives), then the joined
-    tokens in the order learned (one that is joined again from another pair keeps its number). Among pairs with the
-    highest count the one whose left token has the smallest number wins; if several have that left token, the one whose
-    right token has the smallest number.
+    tokens in the order learned; a token that is made once more, from another pair ("abc" from "ab", "c" and later from
+    "a", "bc"), keeps its first number. Among pairs with the highest count the one whose left token has the smallest
+    number wins; if several have that left token, the one whose right token has the smallest number.
     Example: {"low": 5, "lowest": 2} with merges_wanted=2 gives [("l", "o"), ("lo", "w")].
     """
     number = {character: ord(character) for word in words for character in word}

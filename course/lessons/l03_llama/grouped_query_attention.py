@@ -62,9 +62,10 @@ class GroupedQueryAttention(nn.Module):
     Each of these outputs holds its heads one after the other: head 0 has the first head_dim numbers. With
     group = heads // kv_heads, query head h uses key-value head h // group.
 
-    For each head: q and k are turned by the rotary embedding (apply_rotary), v is not; scores = q k^T / sqrt(head_dim);
-    softmax over the keys that are not after the query in the row of tokens (by place in the row, not by positions,
-    which may start again or repeat); output = weights v.
+    For each head: q and k are turned by the rotary embedding (apply_rotary, from further up), v is not; scores =
+    q k^T / sqrt(head_dim); softmax over the keys that are not after the query in the row of tokens (by place in the
+    row, not by positions, which may start again or repeat); output = weights v. Whether scores and softmax are taken in
+    float32 or in the dtype of x is up to you.
     Not allowed: F.scaled_dot_product_attention, nn.MultiheadAttention (they are what you build).
     Sources: Vaswani et al. 2017, equation 1; Ainslie et al. 2023; Su et al. 2021.
     """
@@ -157,6 +158,15 @@ class scaled_by_head_dim(Mistaken):
 )
 class scaled_by_the_width(Mistaken):
     fault = "scaled by the model's width"
+
+
+@exercise.misconception(
+    hint="You take hidden_size / heads for the width of a head. In many models it is, so this goes well for long; "
+    "where it is not, the weights do not fit. The constructor is told the width of a head: use that number."
+)
+class width_shared_out(GroupedQueryAttention):
+    def __init__(self, hidden_size: int, heads: int, kv_heads: int, head_dim: int, theta: float) -> None:
+        super().__init__(hidden_size, heads, kv_heads, hidden_size // heads, theta)
 
 
 @exercise.misconception(

@@ -359,7 +359,8 @@ draw_attention()
 r"""
 Mind the layout. `q_proj` gives each token 576 numbers: head 0's 64, then head 1's 64, and so on. To work head by head
 you want (batch, heads, tokens, 64). A single `view` or `reshape` to that shape would cut the memory in the wrong
-places: split the last axis first, then swap two axes; and at the end the same way back.
+places: split the last axis first, then swap two axes; and at the end the same way back. For the rotary embedding call
+`apply_rotary`, which `use` fetched in the cell below its exercise.
 """
 
 # %% exercise="grouped_query_attention"

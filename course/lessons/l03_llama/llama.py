@@ -62,7 +62,8 @@ class Llama(nn.Module):
 
     The stream x starts as the tokens' embeddings, unscaled. Each layer does two steps:
         x = x + self_attn(input_layernorm(x)), then x = x + mlp(post_attention_layernorm(x));
-    logits = lm_head(norm(x)). No softmax, no dropout.
+    logits = lm_head(norm(x)). No softmax, no dropout. Call the parts as modules, as written here: where your logits are
+    wrong, the report on the first tensor that differs follows those calls.
     Source: Touvron et al. 2023, arXiv:2302.13971, section 2.2.
     """
 

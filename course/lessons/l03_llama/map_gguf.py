@@ -64,27 +64,27 @@ def map_gguf(tensors: dict[str, Tensor], heads: int, kv_heads: int) -> dict[str,
     model.embed_tokens.weight is, not a copy.
     Row order: in attn_q and attn_k (only there) each head's rows are stored in neighbouring pairs: first[0], second[0],
     first[1], second[1], ... Your model wants halves: first[0], first[1], ..., second[0], second[1], ...
-    Left out: rope_freqs.weight (this very name), which some files carry. Any other name raises ValueError with that
-    name in its message. Dtypes and all other values stay as they are; nothing that is passed in is changed.
+    Left out: rope_freqs.weight (this very name), which some files carry. Known are this name and those on the left of
+    the table, N being a layer's number, and no others. Any other name raises ValueError with that name in its message.
+    Dtypes and all other values stay as they are; nothing that is passed in is changed.
     """
-    names = {
-        "token_embd": "model.embed_tokens",
-        "output_norm": "model.norm",
-        "output": "lm_head",
+    whole = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+    inside = {
         "attn_norm": "input_layernorm",
         "attn_output": "self_attn.o_proj",
         "ffn_norm": "post_attention_layernorm",
     }
-    names |= {f"attn_{letter}": f"self_attn.{letter}_proj" for letter in "qkv"}
-    names |= {f"ffn_{part}": f"mlp.{part}_proj" for part in ("gate", "up", "down")}
+    inside |= {f"attn_{letter}": f"self_attn.{letter}_proj" for letter in "qkv"}
+    inside |= {f"ffn_{part}": f"mlp.{part}_proj" for part in ("gate", "up", "down")}
     mapped: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name == "rope_freqs.weight":
             continue
         found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.weight", name)
-        if found is None or found[2] not in names:
+        layer, part = found.groups() if found else (None, "")
+        names = inside if layer else whole
+        if part not in names:
             raise ValueError(f"{name} is no tensor of a Llama")
-        layer, part = found.groups()
         if part in ("attn_q", "attn_k"):
             count = heads if part == "attn_q" else kv_heads
             pairs = tensor.reshape(count, -1, 2, tensor.shape[1])  # (heads, pairs, 2, in)

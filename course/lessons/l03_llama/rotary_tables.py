@@ -43,7 +43,7 @@ exercise = Exercise(
 
 @exercise.reference
 class RotaryTables(nn.Module):
-    """Cosines and sines for the rotary embedding, right at every position and in every dtype.
+    """Cosines and sines for the rotary embedding, right at every position up to what float32 holds, in every dtype.
 
     With half = head_dim // 2, the frequency of pair i is theta ** (-i / half); the angle is position * frequency, in
     float32 whatever the dtype of x and of the module, also after the module, or a model that holds it, was converted

@@ -57,7 +57,8 @@ class SwigluMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., hidden_size) -> (..., hidden_size), in the dtype of x, which is that of the weights.
 
-        Whether steps between the linear layers are taken in float32 is up to you. x itself is not added.
+        Whether steps between the linear layers are taken in float32 is up to you. x itself is not added. Call the
+        layers as modules: the report on a whole model, further down, follows such calls.
         """
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 

@@ -43,13 +43,14 @@ def assistant_labels(input_ids: list[int], header: list[int], end_id: int) -> li
     """The label of each token: the token's own id inside an answer, -100 elsewhere.
 
     input_ids: the tokens of a whole rendered conversation, T of them.
-    header: the tokens that open an assistant's turn (for SmolLM2 those of "<|im_start|>assistant" and a newline).
+    header: the tokens that open an assistant's turn, at least one (for SmolLM2 those of "<|im_start|>assistant" and a
+        newline).
     end_id: the token that ends every turn (<|im_end|>).
 
     An answer is what follows a header, up to and including the first end token. The header is not part of it, nor is
     the newline that the template writes after the end token. A conversation may hold several answers or none; it may
     be cut off inside an answer (then all that is there counts), or end with a header that no token follows. Inside an
-    answer only the end token is looked for.
+    answer only the end token is looked for; behind it the search for a header goes on.
 
     Returns T labels. They stand at the same places as their tokens: the model shifts them by itself when it computes
     the loss. -100 is the label that torch's cross-entropy leaves out. input_ids stays as it is; in no
@@ -256,6 +257,18 @@ def starts_one_late(input_ids, header, end_id):
     return mistaken(input_ids, header, end_id, before=-1)
 
 
+@exercise.misconception(
+    hint="You look for headers inside answers too, so the tokens of a header that an answer quotes lose their labels. "
+    "What can end an answer, and what is only a part of it?"
+)
+def headers_looked_for_inside_answers(input_ids, header, end_id):
+    labels = mistaken(input_ids, header, end_id)
+    for start in range(len(input_ids)):
+        if input_ids[start : start + len(header)] == header:
+            labels[start : start + len(header)] = [-100] * len(header)
+    return labels
+
+
 @exercise.cases
 def cases(seed: int) -> list[Case]:
     words = random.Random(seed)
@@ -265,6 +278,7 @@ def cases(seed: int) -> list[Case]:
         return Case(name, given, about, visible=visible)
 
     long_answer = {"role": "assistant", "content": "one two three four five six seven eight nine ten"}
+    quotes = {"role": "assistant", "content": "An answer opens with <|im_start|>assistant\nand then goes on."}
     says_assistant = {"role": "user", "content": "Who is the assistant\nhere? assistant\n"}
     return [
         case("one answer", "on a question and its answer", chat("ua", words)),
@@ -275,6 +289,9 @@ def cases(seed: int) -> list[Case]:
             "the word", "when a question holds the header's words", [says_assistant, *chat("a", words)], visible=False
         ),
         case("empty answer", "when an answer is empty", [*chat("uau", words), long_answer | {"content": ""}]),
+        case(
+            "a quoted header", "when an answer holds a header's tokens", [*chat("u", words), quotes, *chat("ua", words)]
+        ),
         case("in a row", "when two answers follow each other", chat("uaatua", words), visible=False),
         case("no answer", "when there is no answer", chat("su", words), visible=False),
         case("three tokens", "when only three tokens are left", chat("ua", words), max_length=3, visible=False),

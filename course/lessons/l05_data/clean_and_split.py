@@ -48,12 +48,12 @@ def clean_and_split(rows: list[dict[str, str]], held_out: float, salt: str) -> d
     salt: a text that names this split; another salt gives another split.
 
     1. Clean every text: Unicode normal form NFC, then white space at both ends removed.
-    2. Leave out rows in which any of the three texts is empty now.
+    2. Leave out rows in which any of the three texts is empty now; in step 3 they do not count as earlier rows.
     3. Leave out copies: a row is a copy if an earlier row of any group has the same answer, and the same question when
        compared with str.casefold and with every run of white space taken as one space. (Same question, other answer: no
        copy.) The first row stays, its texts as cleaned in step 1.
-    4. Split: read the first 8 bytes of SHA-256 of the UTF-8 text salt + "/" + group as a whole number, most significant
-       byte first, and divide by 2**64. Below held_out the group's rows go to "test", else to "train".
+    4. Split: read the first 8 bytes of SHA-256 of the UTF-8 text salt + "/" + group (as cleaned) as a whole number,
+       most significant byte first, and divide by 2**64. Below held_out the group's rows go to "test", else to "train".
 
     Returns {"train": [...], "test": [...]}, rows in the given order, as new dicts with the three texts.
     """

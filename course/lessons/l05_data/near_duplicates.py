@@ -50,7 +50,7 @@ def near_duplicates(texts: list[str], a: list[int], b: list[int], threshold: flo
     every run of three words that follow each other, joined by single spaces. A text of fewer than three words has one
     shingle: all of its words, joined likewise (the empty string if there are none, so such texts are all alike).
     Signature: K numbers, number k being the least value of (a[k] * shingle_hash(s) + b[k]) modulo 2**32 over all
-    shingles s of the text. shingle_hash(s) is given (course.lessons.l05_data.hashing).
+    shingles s of the text. shingle_hash(s) is given (course.lessons.l05_data.hashing): a whole number below 2**32.
     Estimate: the share of the K places at which two signatures are equal.
 
     Returns a pair: the estimates as a float32 tensor (N, N), and the indices of the kept texts in ascending order. A

@@ -43,6 +43,7 @@ def pack_rows(rows: list[dict[str, list[int]]], length: int, strategy: str) -> l
 
     rows: each has "input_ids" and "labels", two lists of the same length, possibly empty. Both are packed alike, so
         that every label stays with its token. The rows themselves stay as they are.
+    length: at least 1.
 
     strategy "wrapped": all rows joined in the given order and cut into pieces of `length` tokens, wherever that falls;
         the last piece may be shorter. Each pack has "input_ids" and "labels".

@@ -42,7 +42,8 @@ exercise = Exercise(
 def packed_mask(seq_lengths: list[list[int]], width: int) -> tuple[Tensor, Tensor]:
     """Position ids and attention mask for a batch of packs.
 
-    seq_lengths: for each of the B packs the lengths of its rows, in order, each at least 1, together at most T.
+    seq_lengths: for each of the B packs the lengths of its rows, in order, each at least 1, together at most T. Each
+        pack holds at least one row.
     width: the number of places T of a pack; behind its last row a pack is padded on the right.
 
     Returns a pair:
@@ -211,6 +212,17 @@ def first_place_in_the_row_before(seq_lengths, width):
     same_row = number[:, :, None] == number[:, None, :]
     positions = torch.where(starts, position_ids.roll(1, 1) + 1, position_ids)
     return positions, (same_row & torch.ones(width, width, dtype=torch.bool).tril())[:, None]
+
+
+@exercise.misconception(
+    hint="You tell rows apart by their length, so two rows of equal length in one pack see each other. Give each row a "
+    "number that no other row of its pack has."
+)
+def told_apart_by_length(seq_lengths, width):
+    position_ids, mask = packed_mask(seq_lengths, width)
+    sizes = [[size for size in lengths for _ in range(size)] for lengths in seq_lengths]
+    own = torch.tensor([row + [0] * (width - len(row)) for row in sizes])
+    return position_ids, ((own[:, :, None] == own[:, None, :])[:, None] & torch.ones_like(mask).tril())
 
 
 @exercise.misconception(hint="Each block begins one place too early: a row sees the last token of the row before it.")

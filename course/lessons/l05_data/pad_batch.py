@@ -43,8 +43,8 @@ exercise = Exercise(
 def pad_batch(rows: list[dict[str, list[int]]], pad_id: int, multiple_of: int = 1) -> dict[str, Tensor]:
     """One batch from B rows (at least one) of different lengths, which stay as they are.
 
-    rows: each has "input_ids" and "labels", two lists of the same length; labels are ready (-100 where nothing is to be
-        learned).
+    rows: each has "input_ids" and "labels", two lists of the same length, never empty; labels are ready (-100 where
+        nothing is to be learned).
     pad_id: the id that fills "input_ids"; it may be the id of a real token, such as the end token.
     multiple_of: the width T is the longest row's length, rounded up to a multiple of this.
 
@@ -174,6 +174,14 @@ def multiple_ignored(rows, pad_id, multiple_of=1):
 def always_one_multiple_more(rows, pad_id, multiple_of=1):
     longest = max(len(row["labels"]) for row in rows)
     return pad_batch(rows, pad_id, (longest // multiple_of + 1) * multiple_of)
+
+
+@exercise.misconception(
+    hint="With a multiple_of above 1 the width grows by one multiple too many where the longest row is a multiple "
+    "already. Try your formula on exactly that number."
+)
+def one_more_than_a_multiple(rows, pad_id, multiple_of=1):
+    return pad_batch(rows, pad_id) if multiple_of == 1 else always_one_multiple_more(rows, pad_id, multiple_of)
 
 
 @exercise.misconception(

@@ -40,8 +40,9 @@ def training_template() -> str:
 
     For every non-empty list of messages (roles system, user, assistant, tool), with add_generation_prompt or without,
     the text must equal what `tokenizer.apply_chat_template(messages, tokenize=False)` gives with its own template: a
-    default system message where none is given, each message as <|im_start|>, role, newline, content, <|im_end|>,
-    newline, and at the end the assistant's header where add_generation_prompt is true.
+    default system message where the first message is no system message (its text stands in the template printed
+    above), each message as <|im_start|>, role, newline, content, <|im_end|>, newline, and at the end the assistant's
+    header where add_generation_prompt is true.
 
     In messages of the role "assistant", and only there, the block {% generation %} ... {% endgeneration %} stands
     around the content and its <|im_end|>: exactly what the model has to write. The header before it and the newline
@@ -237,6 +238,15 @@ def default_system_each_time():
 
 
 @exercise.misconception(
+    hint="The default system message is left out where a system message stands anywhere in the chat. SmolLM2's own "
+    "template looks at the first message only: a later system message does not count."
+)
+def default_system_if_none_anywhere():
+    nowhere = "loop.first and not messages | selectattr('role', 'equalto', 'system') | list"
+    return changed(("loop.first and message['role'] != 'system'", nowhere))
+
+
+@exercise.misconception(
     hint="In a chat without a system message the default one is written before every message. It stands once, before "
     "the first: loop.first says where you are."
 )
@@ -284,6 +294,7 @@ def cases(seed: int) -> list[Case]:
         case("a prompt", "when it is rendered to ask for an answer", chat("suau", words), prompt=True),
         case("spaces", "when messages end with spaces", padded),
         case("tool", "when a tool answers in between", chat("suatua", words)),
+        case("late system", "when a system message comes later, not first", chat("uasua", words)),
         case("first word", "when the assistant speaks first", chat("aua", words), visible=False),
         case("no answer", "when a prompt holds no answer yet", chat("u", words), prompt=True, visible=False),
     ]

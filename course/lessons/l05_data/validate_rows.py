@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from itertools import pairwise
 from typing import Any
 
 from grader.exercise import Case, Exercise
@@ -55,10 +56,11 @@ def validate_rows(lines: list[str]) -> dict[str, object]:
         "no answer"           the last message is not the assistant's
 
     Returns a dict:
-        "refused": a list of (line number, reason) in the order of the lines, the first line having number 1;
+        "refused": a list of tuples (line number, reason) in the order of the lines, the first line having number 1;
         "card": a dict with "rows" (how many lines were accepted), "refused" (how many were not), "answers" (how many
             assistant messages the accepted rows hold), and "sha256": the SHA-256, in hexadecimal, of the accepted rows,
-            each written by json.dumps with sort_keys=True and ensure_ascii=False and followed by a newline, in UTF-8.
+            each object written whole, as json.loads read it, by json.dumps with sort_keys=True and ensure_ascii=False
+            and followed by a newline, in UTF-8.
 
     Not asked for here: lines nested so deeply that json gives up, and texts that UTF-8 cannot hold (half an emoji).
     """
@@ -177,6 +179,18 @@ def blank_means_empty(lines):
 )
 def order_not_checked(lines):
     return by_rules(lines, RULES | {"wrong order": lambda row: True})
+
+
+@exercise.misconception(
+    hint="You ask only whether neighbouring roles differ. A chat in which the assistant speaks first alternates too, "
+    "and its order is wrong: look at who begins."
+)
+def only_alternation_asked(lines):
+    def differ(row):
+        roles = [message["role"] for message in row["messages"]]
+        return all(before != after for before, after in pairwise(roles[roles[0] == "system" :]))
+
+    return by_rules(lines, RULES | {"wrong order": differ})
 
 
 @exercise.misconception(

@@ -42,14 +42,15 @@ exercise = Exercise(
 def absmax_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Round each row of a matrix to whole numbers from -127 to 127, each row by a scale of its own.
 
-    weight: (rows, columns); float32, float16 or bfloat16; finite.
+    weight: (rows, columns); float32, float16 or bfloat16; finite. The largest absolute value of a row is 0 or at least
+        1e-30, so that 127 / absmax is finite in float32.
     Returns (codes, absmax):
         absmax: (rows,) float32, the largest absolute value of each row;
         codes: (rows, columns) int8: weight * (127 / absmax), rounded to the nearest whole number, and a half to its
             even neighbour, as torch.round does. All arithmetic in float32, whatever dtype weight has. Another order
             of multiplying and dividing is as good: no weight of a test lies where that decides its code.
     A row of zeros has absmax 0 and codes 0 (0 / 0 is NaN, and what NaN becomes as int8 depends on the machine). A row
-    of tiny weights has codes up to 127 like any other. weight itself is not changed.
+    of tiny weights (1e-12, say) has codes up to 127 like any other. weight itself is not changed.
 
     Whoever reads codes * absmax / 127 gets the weights back, rounded.
     Source: Dettmers et al. 2022, arXiv:2208.07339, section 2.1 (absmax, one for the tensor) and 3.1 (one for each row).
@@ -165,6 +166,16 @@ def halves_upwards(weight: Tensor) -> tuple[Tensor, Tensor]:
 def sign_not_dropped(weight: Tensor) -> tuple[Tensor, Tensor]:
     largest = weight.float().amax(dim=1, keepdim=True)
     return coded(weight, largest), largest.squeeze(1)
+
+
+@exercise.misconception(
+    hint="You took the largest value, not the largest absolute value, and clamped what ran over the end of the range. "
+    "Then weights below minus the largest value come back too close to 0."
+)
+def sign_not_dropped_and_clamped(weight: Tensor) -> tuple[Tensor, Tensor]:
+    largest = weight.float().amax(dim=1, keepdim=True)
+    scaled = weight.float() / torch.where(largest == 0, 1, largest) * 127
+    return scaled.round().clamp(-127, 127).to(torch.int8), largest.squeeze(1)
 
 
 @exercise.misconception(

@@ -47,7 +47,8 @@ def double_quantise(absmax: Tensor, codebook: Tensor, block_size: int = 256) -> 
     absmax: (n,) float32, n at least 1, the maxima of n blocks of weights: none is negative.
     codebook: (256,) float32, ascending from about -1 to 1, with a 0 among its values; code i stands for codebook[i].
     Returns (codes, scales, offset, restored):
-        offset: (), float32, the mean of all of absmax. It is taken away from every maximum first.
+        offset: (), float32, the mean of all of absmax, summed in float32 or in float64, as you like. It is taken away
+            from every maximum first.
         scales: (n / block_size rounded up,) float32: what is left is cut into blocks of block_size consecutive
             maxima, the last of which may be shorter; the scale is the largest absolute value of each block.
         codes: (n,) uint8: for each maximum the code of the codebook value nearest to (maximum - offset) / scale.

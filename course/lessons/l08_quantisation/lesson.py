@@ -178,9 +178,9 @@ $$ y_{to} = \sum_i x_{ti} w_{oi} \approx \frac{s_t\, s_o}{127^2} \sum_i a_{ti}\,
 
 That is why scales go by row here: a scale that changed with $i$ could not be taken out.
 
-Somebody on your team wrote this for the layer above, and its outputs are useless. It holds **three** faults. None
-raises anything; one is loud and hides the two quiet ones. Besides, it has no answer for a row of zeros: 0/0 is NaN, and
-what NaN becomes as int8 is undefined.
+Somebody on your team wrote this for the layer above, and its outputs are useless. There are **four** things to mend.
+Three are faults that spoil these outputs and raise nothing; one is loud and hides the two quiet ones. The fourth does
+not show here: there is no answer for a row of zeros, where 0/0 is NaN, and what NaN becomes as int8 is undefined.
 """
 
 

@@ -26,9 +26,8 @@ exercise = Exercise(
         "Three parts: eight positive values, one zero, seven negative ones. Make each side by itself.",
         "`torch.linspace(offset, 0.5, 9)` is nine probabilities, the last of which is 0.5. What is the quantile at "
         "0.5, and how often may it be in the codebook?",
-        "From probability to value leads the inverse of the cumulative distribution: NormalDist().inv_cdf of the "
-        "standard library's `statistics`, scipy.stats.norm.ppf or torch.special.ndtri. Take minus for the other side, "
-        "sort, and divide by the largest.",
+        "From probability to value leads the quantile function that the docstring names, the inverse of the cumulative "
+        "distribution. Take minus for the other side, sort, and divide by the largest.",
     ),
     forbidden=("bitsandbytes",),
     library_note="bitsandbytes builds the table the same way in create_normal_map and keeps its 16 numbers as "
@@ -42,7 +41,9 @@ exercise = Exercise(
 def nf4_codebook(offset: float = 0.9677083, symmetric: bool = False) -> Tensor:
     """The values of a 4-bit NormalFloat, ascending, float32, from -1 to 1, exactly one of them 0.
 
-    A quantile of probability p is the x below which a standard normal variable falls with probability p.
+    A quantile of probability p is the x below which a standard normal variable falls with probability p:
+    scipy.stats.norm.ppf(p), torch.special.ndtri(p) or statistics.NormalDist().inv_cdf(p). Only bitsandbytes is not to
+    be called.
     Positive values: the quantiles of 8 probabilities, evenly spaced from offset down to 0.5, 0.5 itself left out
         (the first 8 of 9 points, of which the last is 0.5).
     Negative values: minus the quantiles of 7 probabilities, evenly spaced from offset down to 0.5, 0.5 itself left

@@ -1,4 +1,4 @@
-"""A matrix product in 8-bit whole numbers, and three faults that raise no error.
+"""A matrix product in 8-bit whole numbers, with three faults that raise no error and no answer for a row of zeros.
 
 Worked number: two codes multiply to at most 127 * 127 = 16,129, and 576 of them add up to at most 9,290,304: far over
 the 127 that int8 holds, far below the 2,147,483,647 of int32.
@@ -43,7 +43,8 @@ exercise = Exercise(
 def repair_int8_linear(x: Tensor, weight: Tensor) -> Tensor:
     """x times weight transposed, with both rounded to 8 bits: y of shape (tokens, out), float32.
 
-    x: (tokens, in) float32, one row a token. weight: (out, in) float32. Both finite; their device is the same.
+    x: (tokens, in) float32, one row a token. weight: (out, in) float32. Both finite; their device is the same. The
+        largest absolute value of a row is 0 or at least 1e-30, as in absmax_int8.
     1. x and weight become int8 codes as in absmax_int8: every ROW of x has its own maximum, and so has every row of
        weight. code = value * (127 / maximum), rounded to the nearest. A row of zeros has codes 0 (0 / 0 is NaN, and
        what NaN becomes as int8 depends on the machine).
@@ -181,6 +182,18 @@ def one_scale_left(x: Tensor, weight: Tensor) -> Tensor:
 )
 def weight_scaled_as_a_whole(x: Tensor, weight: Tensor) -> Tensor:
     return run(x, weight, "weight as a whole")
+
+
+@exercise.misconception(
+    hint="Now the weight has one scale for each column, that is for each feature of x, and the sum runs over these: "
+    "such scales cannot be taken out of a sum of codes. Each of the weight's rows has one."
+)
+def weight_scaled_by_column(x: Tensor, weight: Tensor) -> Tensor:
+    def read_back(matrix: Tensor, axis: int) -> Tensor:
+        largest = matrix.abs().amax(axis, keepdim=True)
+        return torch.round(matrix / largest.clamp_min(1e-30) * 127) * largest / 127
+
+    return read_back(x, 1) @ read_back(weight, 0).T
 
 
 @exercise.misconception(
