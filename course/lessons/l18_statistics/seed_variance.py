@@ -188,7 +188,7 @@ def cases(seed: int) -> Iterator[Case]:
 def oracle(correct):
     """The three variances estimated pair by pair, from their definition; no mean squares."""
     seeds, questions = correct.shape
-    half_square = {"seed": [], "question": [], "cell": []}
+    half_square: dict[str, list[float]] = {"seed": [], "question": [], "cell": []}
     for s, t in combinations(range(seeds), 2):
         gap = correct[s] - correct[t]  # (N,): the seeds' difference on each question
         i, j = np.triu_indices(questions, 1)
