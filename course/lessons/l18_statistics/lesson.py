@@ -423,10 +423,10 @@ the two seeds lie closer together than the changed answers would lead one to exp
 is estimated below zero. Nobody should conclude that seeds do not matter here.
 
 Mind also what these two are. They share their first 50 steps, so their scatter is that of the last 6 steps alone;
-trainings that differ from the start scatter more. And a spread from few values is rough. With two seeds the 95 % interval
-of a standard deviation reaches from 0.4 of it to 32 times it, with three from half of it to six times (by the
-chi-squared distribution with one and two degrees of freedom). Two seeds show that a score moves; they do not show how much.
-Three is the least that deserves a claim about a recipe, and the rule of section 7 asks for it.
+trainings that differ from the start scatter more. And a spread from few values is rough. With two seeds the 95 %
+interval of a standard deviation reaches from 0.4 of it to 32 times it, with three from half of it to six times (by
+the chi-squared distribution with one and two degrees of freedom). Two seeds show that a score moves; they do not show
+how much. Three is the least that deserves a claim about a recipe, and the rule of section 7 asks for it.
 
 ### Many tries
 
