@@ -135,6 +135,7 @@ class Command:
             seed=None,
             memory_bytes=2**30,
             allow_weak=False,
+            apply=False,
             out=Console(quiet=True),
             fail=fail,
         )

@@ -147,8 +147,8 @@ def test_a_full_disk_stops_with_advice_and_keeps_what_was_saved(
 def test_a_host_without_isolation_is_refused_unless_told(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch):
     original = WarmParent.wait_until_ready
 
-    def weak(self: WarmParent, loaded=()):
-        original(self, loaded)
+    def weak(self: WarmParent, loaded=(), fill=()):
+        original(self, loaded, fill)
         return NONE
 
     monkeypatch.setattr(WarmParent, "wait_until_ready", weak)
