@@ -202,6 +202,55 @@ def test_half_a_character_in_an_answer_costs_nothing(grader: Grader, catalogue: 
     assert grader.grade(json.dumps(notebook).encode()).results[0].points == 3
 
 
+# --- what a probe tells of an answer ----------------------------------------------------------------------------------
+
+PROMISED = (
+    "deterministic algorithms are asked for",
+    "an operation that has none only warns (warn_only)",
+    "the generator returned is not torch's global one",
+    "random repeats",
+    "numpy repeats",
+    "torch repeats",
+    "the shuffle order repeats",
+    "the trained weights are bit-equal",
+    "another seed shuffles in another order",
+    "another seed draws other numbers",
+    "random repeats in a worker",
+    "numpy repeats in a worker",
+    "workers draw different numbers",
+    "epochs draw different numbers in a worker",
+)
+VERDICT = f"lambda answer, **given: {dict.fromkeys(PROMISED, True)}"
+ALIKE = """lambda answer, seed, rows, workers: (
+    lambda run, epoch: {
+        "first": run, "second": run, "other": run, "workers": epoch, "workers again": epoch, "next epoch": epoch
+    }
+)(
+    {"deterministic": True, "only warns": True, "random": [0.5, 0.25, 0.1, 0.2], "numpy": [0.5, 0.25, 0.1, 0.2],
+     "torch": [0.5, 0.25, 0.1, 0.2], "order": list(range(rows)), "order after other draws": list(range(rows)),
+     "weights": __import__("torch").linspace(0, 1, 49)},
+    [[0.5, 0.25 + worker / 100] for worker in range(workers)],
+)"""
+NOT_NUMBERS = VERDICT.replace("True", "'True'")
+
+
+@pytest.fixture(scope="module")
+def start_lesson() -> Iterator[Grader]:
+    with Grader("l00_start", seed=987_654_321, catalogue=find_course()) as grader:
+        yield grader
+
+
+@pytest.mark.parametrize("way", ["module.probe = {forged}", "module.probe.__code__ = ({forged}).__code__"])
+@pytest.mark.parametrize("forged", [VERDICT, ALIKE, NOT_NUMBERS], ids=["verdict", "alike", "not numbers"])
+def test_a_probe_that_speaks_for_the_answer_is_not_believed(start_lesson: Grader, way: str, forged: str):
+    top = "import course.lessons.l00_start.make_deterministic as module\n\n" + way.format(forged=forged)
+    source = "def make_deterministic(seed):\n    return None\n"
+    notebook = hand_in(find_course(), "l00_start", {"l00-make-deterministic": source}, top=top)
+    result = start_lesson.grade(notebook)
+    (found,) = (each for each in result.results if each.exercise_id == "l00-make-deterministic")
+    assert (found.status, found.points) in [("failed", 0), ("crashed", 0)], found
+
+
 # --- what an answer may use -------------------------------------------------------------------------------------------
 
 SOFTMAX = "def row_softmax(logits):\n    return torch.softmax(logits, -1)\n"

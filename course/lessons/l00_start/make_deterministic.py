@@ -7,7 +7,7 @@ Worked example: two runs of the same 5 steps end in weights that `torch.equal` c
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -193,31 +193,76 @@ def cases(seed: int) -> Iterator[Case]:
     yield case("largest seed", 2**32 - 1, 27, 2, "when the seed is 2**32 - 1", visible=False)
 
 
-@exercise.oracle
-def oracle(seed: int, rows: int, workers: int) -> dict:
-    return dict.fromkeys(PROMISES, True)
+Draws = list[list[float]]
+DRAWS = 4
+SOURCES = ("random", "numpy", "torch")
+IN_WORKER = ("random", "numpy")
+WEIGHTS = 4 * 8 + 8 + 8 + 1  # of the net in `run`
 
 
-PROMISES = (
-    "deterministic algorithms are asked for",
-    "an operation that has none only warns (warn_only)",
-    "the generator returned is not torch's global one",
-    "random repeats",
-    "numpy repeats",
-    "torch repeats",
-    "the shuffle order repeats",
-    "the trained weights are bit-equal",
-    "another seed shuffles in another order",
-    "another seed draws other numbers",
-    "random repeats in a worker",
-    "numpy repeats in a worker",
-    "workers draw different numbers",
-    "epochs draw different numbers in a worker",
-)
+@exercise.accept
+def accept(output: dict[str, Any], seed: int, rows: int, workers: int) -> str | None:
+    """Compares the runs and the workers' draws, and names every promise that they break.
+
+    Nothing that the learner's process says about itself is believed but whether torch's switch was set: the numbers
+    are compared here. Whoever forges them has to make up runs that repeat, vary with the seed and look random.
+    """
+    runs = [output[name] for name in ("first", "second", "other")]
+    epochs = [output[name] for name in ("workers", "workers again", "next epoch")]
+    if not all(looks_like_a_run(each, rows) for each in runs):
+        return "the runs left no drawn numbers, orders and weights as training leaves them"
+    if not all(len(epoch) == workers and all(map(look_drawn, epoch)) for epoch in epochs):
+        return "the workers left no drawn numbers"
+    broken = [promise for promise, kept in promises(*runs, *epochs).items() if not kept]
+    return f"promised and not kept: {'; '.join(broken)}" if broken else None
+
+
+def looks_like_a_run(found: dict[str, Any], rows: int) -> bool:
+    """Whether these can be what `run` returns: shapes, ranges, and not one number over and over."""
+    weights = found["weights"]
+    return (
+        all(sorted(found[name]) == list(range(rows)) for name in ("order", "order after other draws"))
+        and all(len(found[name]) == DRAWS and look_drawn(found[name]) for name in SOURCES)
+        and (weights.shape, weights.dtype) == ((WEIGHTS,), torch.float32)
+        and bool(weights.isfinite().all() and weights.std() > 0)
+    )
+
+
+def look_drawn(numbers: Sequence[float]) -> bool:
+    """Whether these can be a few draws from [0, 1)."""
+    return len(set(numbers)) > 1 and all(0 <= number < 1 for number in numbers)
+
+
+def promises(
+    first: dict[str, Any], second: dict[str, Any], other: dict[str, Any], once: Draws, again: Draws, next_epoch: Draws
+) -> dict[str, bool]:
+    """Promise -> whether it is kept. first, second: runs with one seed; other: with another. Draws: worker by worker.
+
+    once, again: workers of one epoch, started twice.
+    """
+    by_source = {name: [[worker[i] for worker in draws] for draws in (once, again)] for i, name in enumerate(IN_WORKER)}
+    repeats = {f"{name} repeats": first[name] == second[name] for name in SOURCES}
+    repeats |= {f"{name} repeats in a worker": mine == later for name, (mine, later) in by_source.items()}
+    deterministic = first["deterministic"] is True
+    return {
+        "deterministic algorithms are asked for": deterministic,
+        "an operation that has none only warns (warn_only)": first["only warns"] is True or not deterministic,
+        "the generator returned is not torch's global one": first["order"] == first["order after other draws"],
+        **repeats,
+        "the shuffle order repeats": first["order"] == second["order"],
+        "the trained weights are bit-equal": torch.equal(first["weights"], second["weights"]),
+        "another seed shuffles in another order": first["order"] != other["order"],
+        "another seed draws other numbers": all(first[name] != other[name] for name in SOURCES),
+        "another seed trains other weights": not torch.equal(first["weights"], other["weights"]),
+        "workers draw different numbers": all(len(set(mine)) == len(once) for mine, _ in by_source.values()),
+        "epochs draw different numbers in a worker": all(
+            mine[i] != later[i] for mine, later in zip(once, next_epoch, strict=True) for i in range(len(IN_WORKER))
+        ),
+    }
 
 
 @exercise.probe
-def probe(answer: Callable[..., Any], seed: int, rows: int, workers: int) -> dict:
+def probe(answer: Callable[..., Any], seed: int, rows: int, workers: int) -> dict[str, Any]:
     """Two runs with one seed after different pasts, one with another seed; then pretended loader workers."""
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -227,25 +272,16 @@ def probe(answer: Callable[..., Any], seed: int, rows: int, workers: int) -> dic
         _, seed_worker = answer(seed)
         # In worker i of an epoch a DataLoader gives torch the seed base + i, with a new base for every epoch.
         epoch_1, epoch_2 = 8_123_456_789_012 + seed, 3_210_987_654_321 + seed
-        once = [worker_draws(seed_worker, epoch_1, worker, past=1) for worker in range(workers)]
-        again = [worker_draws(seed_worker, epoch_1, worker, past=2) for worker in range(workers)]
-        next_epoch = [worker_draws(seed_worker, epoch_2, worker, past=1) for worker in range(workers)]
+        return {
+            "first": first,
+            "second": second,
+            "other": other,
+            "workers": [worker_draws(seed_worker, epoch_1, worker, past=1) for worker in range(workers)],
+            "workers again": [worker_draws(seed_worker, epoch_1, worker, past=2) for worker in range(workers)],
+            "next epoch": [worker_draws(seed_worker, epoch_2, worker, past=1) for worker in range(workers)],
+        }
     finally:
         torch.use_deterministic_algorithms(was_deterministic, warn_only=only_warned)
-    kept = [first[key] == second[key] for key in ("random", "numpy", "torch", "order")]
-    facts = (
-        first["deterministic"],
-        first["only warns"],
-        first["own generator"],
-        *kept,
-        torch.equal(first["weights"], second["weights"]),
-        first["order"] != other["order"],
-        all(first[key] != other[key] for key in ("random", "numpy", "torch")),
-        *([draws[i] for draws in once] == [draws[i] for draws in again] for i in (0, 1)),
-        all(len({draws[i] for draws in once}) == workers for i in (0, 1)),
-        all(mine[i] != later[i] for mine, later in zip(once, next_epoch, strict=True) for i in (0, 1)),
-    )
-    return dict(zip(PROMISES, facts, strict=True))
 
 
 def disturb(past: int) -> None:
@@ -260,8 +296,10 @@ def run(answer: Callable[..., Any], seed: int, rows: int, past: int) -> dict[str
     disturb(past)
     torch.use_deterministic_algorithms(False)
     generator, _ = answer(seed)
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    switches = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     order = torch.randperm(rows, generator=generator.clone_state()).tolist()
+    torch.rand(8)
+    later_order = torch.randperm(rows, generator=generator.clone_state()).tolist()
     net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     inputs = torch.linspace(-1, 1, rows * 4).reshape(rows, 4)
@@ -273,13 +311,13 @@ def run(answer: Callable[..., Any], seed: int, rows: int, past: int) -> dict[str
         (net(noisy) - batch.sum(1, keepdim=True)).square().mean().backward()
         optimizer.step()
     return {
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "only warns": warns or not torch.are_deterministic_algorithms_enabled(),
-        "own generator": generator is not torch.default_generator,
-        "random": random.random(),
-        "numpy": float(np.random.random()),
-        "torch": torch.rand(()).item(),
+        "deterministic": switches[0],
+        "only warns": switches[1],
+        "random": [random.random() for _ in range(DRAWS)],
+        "numpy": np.random.random(DRAWS).tolist(),
+        "torch": torch.rand(DRAWS).tolist(),
         "order": order,
+        "order after other draws": later_order,
         "weights": torch.cat([parameter.detach().flatten() for parameter in net.parameters()]),
     }
 
