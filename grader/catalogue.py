@@ -41,19 +41,22 @@ def find_course(spec: str | None = None) -> Catalogue:
                 "Run `make lab` once, or set GRADER_COURSE=module:attribute."
             )
         (spec,) = registered.values()
-    course = load_object(spec, default="COURSE")
+    course = load_object(spec, "course", default="COURSE")
     if not isinstance(course, Course):
         raise CatalogueError(f"{spec!r} is a {type(course).__name__}, not a grader.syllabus.Course")
     return Catalogue(course)
 
 
-def load_object(spec: str, default: str = "") -> Any:
-    """What `module:attribute` names. default: the attribute where only a module is named. Raises CatalogueError."""
+def load_object(spec: str, kind: str, default: str = "") -> Any:
+    """What `module:attribute` names. default: the attribute where only a module is named. Raises CatalogueError.
+
+    kind: what it should be, for the error.
+    """
     module_name, _, attribute = spec.partition(":")
     try:
         return getattr(importlib.import_module(module_name), attribute or default)
     except (ImportError, AttributeError) as error:
-        raise CatalogueError(f"nothing can be loaded from {spec!r}: {error}") from error
+        raise CatalogueError(f"no {kind} at {spec!r}: {error}") from error
 
 
 @dataclass(frozen=True)

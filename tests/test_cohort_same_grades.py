@@ -14,6 +14,7 @@ from tiny_courses import copy_course
 from grader.catalogue import Catalogue, find_course
 from grader.cohort.collect import Handed, find_submissions
 from grader.cohort.grading import Grader
+from grader.cohort.result import SubmissionResult
 from grader.cohort.run import grade_all
 from grader.cohort.store import ResultStore
 from grader.live import check_answer
@@ -81,6 +82,10 @@ def hand_all_in(catalogue: Catalogue, folder: Path) -> list[Handed]:
     return find_submissions(folder, catalogue.lesson(LESSON))
 
 
+def grades(result: SubmissionResult) -> list[tuple[str, float]]:
+    return [(each.exercise_id, each.points) for each in result.results]
+
+
 @pytest.mark.slow
 def test_every_fixture_gets_one_grade_however_it_is_graded(spec: str, catalogue: Catalogue, tmp_path: Path):
     from distributed import LocalCluster
@@ -98,7 +103,10 @@ def test_every_fixture_gets_one_grade_however_it_is_graded(spec: str, catalogue:
         address = cluster.scheduler_address
         dask = grade_on_cluster(address, catalogue, LESSON, handed, store, seed=5, course=spec, limits=LIMITS)
     for first, second, third in zip(one, two, dask, strict=True):
-        assert first.verdict == second.verdict == third.verdict, first.learner
+        if first.learner.startswith("attack"):  # How a process died is worded by which limit it met first.
+            assert grades(first) == grades(second) == grades(third), first.learner
+        else:
+            assert first.verdict == second.verdict == third.verdict, first.learner
     points = {each.learner: each.points for each in one}
     assert {points[learner] for learner in points if learner.startswith("attack")} <= {0, 2}
     assert all(points[name] == 5 for name in ("helper_after", "helper_before", "reordered", "moved"))

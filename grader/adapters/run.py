@@ -46,7 +46,7 @@ class AdapterGrader:
     ) -> None:
         self.lesson, self.task, self.store = lesson, task, store
         self.limit_seconds, self.on_progress = limit_seconds, on_progress
-        self.evaluation: Evaluation = load_object(task.evaluation)
+        self.evaluation: Evaluation = load_object(task.evaluation, "evaluation")
         self.version = hidden_set_version(task, self.evaluation, seed)
         self.workers = _Workers(lambda: Worker(task.evaluation, seed, memory_bytes))
 

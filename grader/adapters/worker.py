@@ -164,7 +164,7 @@ def main() -> None:
     channel = Channel(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the grader's to handle; it then ends this process.
     with contextlib.suppress(ChannelError):  # The grader has hung up.
-        serve(channel, load_object(sys.argv[2]))
+        serve(channel, load_object(sys.argv[2], "evaluation"))
 
 
 if __name__ == "__main__":
