@@ -86,7 +86,7 @@ def _top_level(cells: Sequence[str]) -> tuple[dict[str, list[ast.AST]], dict[str
     for cell in cells:
         try:
             body = ast.parse(_without_magics(cell)).body
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+        except (SyntaxError, ValueError, RecursionError, SystemError, MemoryError):
             continue  # No Python: it does not run either.
         bound: dict[str, list[ast.AST]] = {}
         for node in body:

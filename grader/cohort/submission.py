@@ -132,7 +132,7 @@ def _parse(data: bytes, repairs: list[str]) -> dict[str, Any]:
         repairs.append("the file is not UTF-8; it was read as Latin-1")
     try:
         notebook = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, SystemError) as error:
         return {"cells": _salvage(text, error, repairs)}
     if not isinstance(notebook, dict):
         raise UnreadableError(f"the file is JSON but no notebook: it holds a {type(notebook).__name__}")
@@ -150,7 +150,7 @@ def _salvage(text: str, error: Exception, repairs: list[str]) -> list[Any]:
             position += 1
         try:
             cell, position = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, SystemError):
             break
         cells.append(cell)
     if not cells:
