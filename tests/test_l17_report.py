@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import WIDE, chromium
 
 from course.evaluation import Evaluation, compare_runs, error_kinds, scored_items, share, turned, write_report
 from course.quiz import load_quiz
@@ -143,13 +143,10 @@ def test_runs_of_different_tasks_are_refused(runs: dict, tmp_path: Path) -> None
 def test_the_page_reads_at_1280_pixels(runs: dict, tmp_path: Path, scheme: str) -> None:
     from playwright.sync_api import sync_playwright
 
-    browser_path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not browser_path:
-        pytest.skip("no Chromium found: apt-get install chromium")
     path = write_report(tmp_path / "report.html", "before and after", runs)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport=WIDE, color_scheme=scheme)
         page.goto(path.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") == 1280
         ink, ground = page.evaluate(
