@@ -128,7 +128,7 @@ class ResultStore:
         )
         for each in sorted(results, key=lambda result: result.learner):
             for result in each.results:
-                learner, problem = _cell(each.learner), _cell(each.problem)
+                learner, problem = spreadsheet_text(each.learner), spreadsheet_text(each.problem)
                 row = [learner, each.lesson, result.exercise_id, result.status, result.points, result.max_points]
                 rows.writerow([*row, result.misconception, result.seconds, problem])
         path = self.folder / "scores.csv"
@@ -136,7 +136,7 @@ class ResultStore:
         return path
 
 
-def _cell(text: str) -> str:
+def spreadsheet_text(text: str) -> str:
     """Text that a spreadsheet would run as a formula gets an apostrophe in front, which makes it text there."""
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
