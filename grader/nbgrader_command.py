@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
+from rich.markup import escape
 
 from grader.build import BuildError
 from grader.catalogue import Catalogue, CatalogueError
@@ -42,7 +43,7 @@ def grade_nbgrader(
 
             def step(each: Graded) -> None:
                 done.append(each.result.learner)
-                status.update(f"graded {len(done)}: {each.result.learner}"[:70])
+                status.update(escape(f"graded {len(done)}: {each.result.learner}"[:70]))
 
             grades = grade_course(
                 catalogue,

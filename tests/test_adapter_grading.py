@@ -342,3 +342,10 @@ def test_an_adapter_that_changes_nothing_answers_exactly_as_the_base(tmp_path):
         folder = hand_in(tmp_path / str(factor), config, to_bytes(weights))
         adapter = read_adapter(read_folder(folder), hidden.layers)
         assert (hidden.texts(adapter, lambda _: None) == base) == (factor == 0)
+
+
+def test_the_table_of_adapters_holds_no_formulas(tmp_path):
+    result = AdapterResult("=ada", LESSON.id, "refused", 5, "", problem="@SUM(1)")
+    with AdapterStore(tmp_path, LESSON.id).write_table([result]).open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["learner"], row["problem"]) == ("'=ada", "'@SUM(1)")

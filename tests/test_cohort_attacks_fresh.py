@@ -234,6 +234,15 @@ ALIKE = """lambda answer, seed, rows, workers: (
 NOT_NUMBERS = VERDICT.replace("True", "'True'")
 
 
+def test_a_probe_put_in_place_of_ours_is_not_used(grader: Grader, catalogue: Catalogue):
+    module = grader._module_name(catalogue.find("running_mean")[1])
+    forged = "lambda answer, numbers: {'mean': sum(numbers) / len(numbers)}"
+    top = f"import importlib\n\nmodule = importlib.import_module({module!r})\nmodule.probe = {forged}\n"
+    answers = {SUM: RIGHT, MEAN: "class RunningMean:\n    pass\n"}
+    result = grader.grade(hand_in(catalogue, LESSON, answers, top=top))
+    assert [each.points for each in result.results] == [3, 0], result
+
+
 @pytest.fixture(scope="module")
 def start_lesson() -> Iterator[Grader]:
     with Grader("l00_start", seed=987_654_321, catalogue=find_course()) as grader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from submissions import hand_in
 from tiny_courses import copy_course, load_course
 
 from grader.catalogue import Catalogue
+from grader.cohort import grading
 from grader.cohort.collect import CollectError, Handed, find_submissions
 from grader.cohort.grading import Grader, WeakIsolationError
 from grader.cohort.result import SubmissionResult
@@ -29,7 +31,7 @@ from grader.cohort.run import Graded, grade_all
 from grader.cohort.session import Session
 from grader.cohort.store import ResultStore, StoreError
 from grader.cohort.submission import Submission
-from grader.cohort.warm_parent import WarmParent
+from grader.cohort.warm_parent import WarmParent, WarmParentError
 from grader.sandbox.isolation import NONE
 
 LESSON = "l01_plain"
@@ -147,8 +149,8 @@ def test_a_full_disk_stops_with_advice_and_keeps_what_was_saved(
 def test_a_host_without_isolation_is_refused_unless_told(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch):
     original = WarmParent.wait_until_ready
 
-    def weak(self: WarmParent, loaded=(), fill=()):
-        original(self, loaded, fill)
+    def weak(self: WarmParent, *given):
+        original(self, *given)
         return NONE
 
     monkeypatch.setattr(WarmParent, "wait_until_ready", weak)
@@ -208,6 +210,67 @@ def test_answers_among_the_packages_are_refused(catalogue: Catalogue, monkeypatc
     monkeypatch.setattr("grader.cohort.grading.interpreter_folders", lambda: [folder])
     with pytest.raises(WeakIsolationError, match="pip install --editable"):
         Grader(LESSON, seed=0, catalogue=catalogue)
+
+
+@pytest.mark.parametrize("where", ["judge", "read_submission"])
+def test_a_fault_of_ours_under_one_notebook_costs_the_others_nothing(
+    grader: Grader, catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+):
+    original = getattr(grading, where)
+
+    def faulty(*given, **more):
+        if threading.current_thread().name == "learner01":
+            raise RuntimeError("boom")
+        return original(*given, **more)
+
+    grade = grader.grade
+
+    def named(data: bytes, learner: str = "") -> SubmissionResult:
+        threading.current_thread().name = learner
+        return grade(data, learner)
+
+    monkeypatch.setattr(grading, where, faulty)
+    monkeypatch.setattr(grader, "grade", named)
+    handed = cohort(catalogue, tmp_path / "in", 4)
+    results = grade_all(grader, handed, ResultStore(tmp_path / "out", LESSON), workers=2)
+    assert [each.points for each in results] == [5, 0, 0, 2]
+    assert {each.status for each in results[1].results} == {"broken"}
+    assert "a fault of the grader, RuntimeError: boom" in results[1].problem
+    monkeypatch.undo()
+    again = grade_all(grader, handed, ResultStore(tmp_path / "out", LESSON), workers=1)
+    assert "broken" not in {each.status for each in again[1].results}
+
+
+def test_a_warm_parent_that_cannot_be_replaced_stops_the_run(
+    grader: Grader, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+):
+    def dead(*_):
+        raise WarmParentError("gone for good")
+
+    monkeypatch.setattr(grader, "_grade", dead)
+    monkeypatch.setattr(grader, "_replace_parent", dead)
+    with pytest.raises(WarmParentError, match="gone for good"):
+        grader.grade(hand_in(catalogue, LESSON, {}))
+
+
+def test_a_learner_handed_in_twice_is_refused(catalogue: Catalogue, tmp_path: Path):
+    (tmp_path / "ada").mkdir()
+    for path in ("ada/01_plain.ipynb", "ada.ipynb", "bob.ipynb"):
+        (tmp_path / path).write_text("{}")
+    with pytest.raises(
+        CollectError, match=r"ada\.ipynb and .*ada/01_plain\.ipynb|ada/01_plain\.ipynb and .*ada\.ipynb"
+    ):
+        find_submissions(tmp_path, catalogue.lesson(LESSON))
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
+def test_the_table_holds_no_formulas(grader: Grader, tmp_path: Path, start: str):
+    text = f"{start}HYPERLINK(1)"
+    result = dataclasses.replace(grader.grade(b"", text), problem=text)
+    table = ResultStore(tmp_path, LESSON).write_table([result])
+    with table.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {(row["learner"], row["problem"]) for row in rows} == {(f"'{text}", f"'{text}")}
 
 
 def test_submissions_are_found_in_every_layout(catalogue: Catalogue, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -16,11 +17,15 @@ from pathlib import Path
 import nbformat
 import pytest
 from attacks import RIGHT, RIGHT_MEAN, WRONG
+from rich.console import Console
 from submissions import cell_of, hand_in, released
 from tiny_courses import copy_course, load_course
 
 from grader.catalogue import Catalogue
+from grader.cohort.regrade import Change
+from grader.cohort.result import SubmissionResult
 from grader.cohort.run import Graded
+from grader.nbgrader_command import grade_nbgrader
 from grader.nbgrader_course import differences, make_course, open_course
 from grader.nbgrader_gradebook import CourseFolderError, GradedCell
 from grader.nbgrader_grades import CourseGrades, grade_course
@@ -410,3 +415,17 @@ def test_the_commands(catalogue: Catalogue, tmp_path: Path):
     assert scores(folder) == {"ada": 5, "bob": 0}
     told = command(folder, "grade", "--lesson", NAME, spec=spec, program="grader")
     assert told.startswith("1\n") and "one of the two" in told
+
+
+def test_a_student_named_like_markup_does_not_stop_the_run(catalogue: Catalogue, tmp_path: Path, monkeypatch):
+    def graded_at_once(*_, on_done: Callable[[Graded], None], **__) -> CourseGrades:
+        result = SubmissionResult("[/red]", lesson=LESSON, sha256="", version="", isolation="none", results=())
+        on_done(Graded(result, kept=False))
+        return CourseGrades([result], [], [Change("[/red]", SUM, "0", "1", 1.0, "why")], proposed=True)
+
+    monkeypatch.setattr("grader.nbgrader_command.grade_course", graded_at_once)
+    told = io.StringIO()
+    out = Console(file=told, width=200, force_terminal=True)
+    options = {"workers": 1, "seed": 0, "memory_bytes": 2**30, "allow_weak": False, "apply": False}
+    grade_nbgrader(catalogue, LESSON, tmp_path, None, **options, out=out, fail=pytest.fail)
+    assert "[/red]" in told.getvalue()

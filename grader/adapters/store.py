@@ -13,7 +13,7 @@ from typing import Any
 from grader.adapters.evaluation import GroupAnswers
 from grader.adapters.result import AdapterResult
 from grader.build import write_atomically
-from grader.cohort.store import ResultStore
+from grader.cohort.store import ResultStore, spreadsheet_text
 
 BASE = ".base"  # No learner's name begins with a dot.
 GROUP_COLUMNS = ("correct", "questions", "share", "low", "high", "base_correct", "gain_low", "gain_high", "points")
@@ -70,8 +70,8 @@ class AdapterStore:
         for each in results:
             figures = [getattr(group, column) for group in each.groups for column in GROUP_COLUMNS]
             figures += [""] * (len(columns) - len(figures))
-            row = [each.learner, each.lesson, each.status, each.points, each.max_points]
-            rows.writerow([*row, *figures, each.problem, each.sha256])
+            row = [spreadsheet_text(each.learner), each.lesson, each.status, each.points, each.max_points]
+            rows.writerow([*row, *figures, spreadsheet_text(each.problem), each.sha256])
         path = self.files.folder / "adapters.csv"
         write_atomically(path, table.getvalue())
         return path

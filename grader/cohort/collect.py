@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
@@ -16,7 +17,7 @@ SAFE_NAME = re.compile(r"[\w.@+-]{1,100}")
 
 
 class CollectError(ValueError):
-    """A folder without submissions; says what was looked for."""
+    """A folder whose submissions cannot be told; says what was looked for, or which two files are one learner's."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,13 @@ def find_submissions(folder: Path, lesson: Lesson) -> list[Handed]:
     """All learners' files of a lesson, by name. A learner's file may have any name if it is the only notebook there."""
     if not folder.is_dir():
         raise CollectError(f"{folder} is no folder; name the one that holds one folder or notebook per learner")
-    found = sorted(_found(folder, lesson), key=lambda handed: handed.learner)
+    found = sorted(_found(folder, lesson), key=lambda handed: (handed.learner, handed.path))
+    for one, other in itertools.pairwise(found):
+        if one.learner == other.learner:
+            raise CollectError(
+                f"{one.path} and {other.path} are both of learner {one.learner}; remove or rename the one that does "
+                "not count"
+            )
     if not found:
         raise CollectError(
             f"{folder} holds no submission of {lesson.id}: looked for LEARNER/{lesson.notebook_name}, "

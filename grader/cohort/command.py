@@ -157,7 +157,7 @@ def _progress(out: Console, lesson: Lesson, total: int) -> Iterator[Callable[[Gr
         console=out,
     ) as bar:
         task = bar.add_task(lesson.id, total=total)
-        yield lambda each: bar.update(task, advance=1, description=f"{lesson.id} {each.result.learner}"[:40])
+        yield lambda each: bar.update(task, advance=1, description=escape(f"{lesson.id} {each.result.learner}"[:40]))
 
 
 def show_changes(changes: Sequence[Change], out: Console) -> None:

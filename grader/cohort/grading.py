@@ -105,7 +105,10 @@ class Grader:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def grade(self, data: bytes, learner: str = "") -> SubmissionResult:
-        """Grade one notebook. Bad input of any kind gives a result that says so, never an exception."""
+        """Grade one notebook. Bad input of any kind gives a result that says so, never an exception.
+
+        Raises WarmParentError when a dead warm parent cannot be replaced: then nobody's notebook can be graded.
+        """
         began = time.monotonic()
         digest = hashlib.sha256(data).hexdigest()
         try:
@@ -113,25 +116,31 @@ class Grader:
         except UnreadableError as error:
             results = tuple(not_started(exercise, "Nothing could be read.") for exercise in self.manifest.exercises)
             return self._result(learner, digest, results, began, problem=str(error))
+        except Exception as error:
+            return self._ungraded(digest, learner, began, _our_fault(error))
         for attempt in range(RESTARTS):
             parent = self.parent
             assert parent is not None
             try:
                 return self._grade(submission, learner, began, parent)
             except ChildError as error:
-                return self._ungraded(submission, learner, began, error)
+                return self._ungraded(digest, learner, began, error, submission.repairs)
             except WarmParentError as error:
                 self._replace_parent(parent)
                 if attempt + 1 == RESTARTS:
                     # Perhaps this notebook's doing, perhaps not: nobody's points, and no reason to stop the others.
                     reason = WarmParentError(f"{error}; so it went {RESTARTS} times under this notebook")
-                    return self._ungraded(submission, learner, began, reason)
+                    return self._ungraded(digest, learner, began, reason, submission.repairs)
+            except Exception as error:
+                return self._ungraded(digest, learner, began, _our_fault(error), submission.repairs)
         raise AssertionError("unreachable: the last restart returns")
 
-    def _ungraded(self, submission: Submission, learner: str, began: float, error: Exception) -> SubmissionResult:
+    def _ungraded(
+        self, sha256: str, learner: str, began: float, error: Exception, repairs: tuple[str, ...] = ()
+    ) -> SubmissionResult:
         results = tuple(broken(exercise, error) for exercise in self.manifest.exercises)
         problem = f"not graded, and not the learner's fault: {error}. The next run tries again."
-        return self._result(learner, submission.sha256, results, began, problem=problem, repairs=submission.repairs)
+        return self._result(learner, sha256, results, began, problem=problem, repairs=repairs)
 
     def _grade(self, submission: Submission, learner: str, began: float, parent: WarmParent) -> SubmissionResult:
         session = self._session(parent, submission)
@@ -257,6 +266,11 @@ class Grader:
         imported = imports_of([*preload(self.manifest), *sources])
         return own + [name for name, _ in imported if name.partition(".")[0] == self._package]
 
+    def _probes(self) -> list[tuple[str, str]]:
+        """(module, name) of every exercise's probe, if it has one."""
+        exercises = self.manifest.exercises
+        return [(self._module_name(each), each.probe_function.__name__) for each in exercises if each.probe_function]
+
     def _require_hidden_answers(self) -> None:
         """Learner code may read Python's packages, so the course with its answers must not lie among them."""
         lessons = self.catalogue.lessons_folder.resolve()
@@ -269,7 +283,7 @@ class Grader:
 
     def _require_isolation(self, parent: WarmParent) -> Isolation:
         isolation = parent.wait_until_ready(
-            [*self._course_modules(), *self._loaded()], self.catalogue.course.sandbox().fill
+            [*self._course_modules(), *self._loaded()], self.catalogue.course.sandbox().fill, self._probes()
         )
         if not isolation.holds and not self.allow_weak:
             raise WeakIsolationError(
@@ -315,6 +329,11 @@ class Grader:
             seconds=round(time.monotonic() - began, 3),
             **details,
         )
+
+
+def _our_fault(error: Exception) -> RuntimeError:
+    """What one notebook brought out in the grader, and must not cost the others their run."""
+    return RuntimeError(f"a fault of the grader, {type(error).__name__}: {error}")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ SEED_FILE = "seed"
 SEED_BYTES = 8
 PROPOSED = "proposed"
 SUPERSEDED = "superseded"
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 MAKE_ROOM = "Make room and run the same command again"
 
 
@@ -127,11 +128,17 @@ class ResultStore:
         )
         for each in sorted(results, key=lambda result: result.learner):
             for result in each.results:
-                row = [each.learner, each.lesson, result.exercise_id, result.status, result.points, result.max_points]
-                rows.writerow([*row, result.misconception, result.seconds, each.problem])
+                learner, problem = spreadsheet_text(each.learner), spreadsheet_text(each.problem)
+                row = [learner, each.lesson, result.exercise_id, result.status, result.points, result.max_points]
+                rows.writerow([*row, result.misconception, result.seconds, problem])
         path = self.folder / "scores.csv"
         _write(path, table.getvalue())
         return path
+
+
+def spreadsheet_text(text: str) -> str:
+    """Text that a spreadsheet would run as a formula gets an apostrophe in front, which makes it text there."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def _write(path: Path, text: str) -> None:

@@ -102,11 +102,18 @@ class WarmParent:
         self.isolation: Isolation | None = None
         self.failed_imports: list[str] = []
 
-    def wait_until_ready(self, loaded: Iterable[str] = (), fill: Sequence[Sequence[str]] = ()) -> Isolation:
+    def wait_until_ready(
+        self,
+        loaded: Iterable[str] = (),
+        fill: Sequence[Sequence[str]] = (),
+        probes: Sequence[tuple[str, str]] = (),
+    ) -> Isolation:
         """Returns the isolation it can give; raises WarmParentError.
 
         loaded: modules that the lesson's oracles needed here. A lazy package loads most of itself at its first use;
         what it loaded here is loaded there too, once, instead of in every child. fill: calls that fill caches.
+        probes: (module, function) that children call answers through; every child gets them as they are
+        now, before learner code can put others in their place.
         """
         ready = self._next_message()["ready"]
         self.isolation, self.failed_imports = Isolation(**ready["isolation"]), ready["failed"]
@@ -115,6 +122,9 @@ class WarmParent:
             part = names[start : start + MODULES_PER_MESSAGE]
             self.control.send(json.dumps({"warm": part, "fill": list(map(list, fill))}).encode())
             threads = self._next_message()["warmed"]
+        self.control.send(json.dumps({"probes": list(probes)}).encode())
+        if failed := self._next_message()["bound"]:
+            raise WarmParentError(f"the lesson's probes cannot be loaded behind the wall: {'; '.join(failed)}")
         if threads > 1:
             raise WarmParentError(
                 f"the warm parent runs {threads} threads after its imports, so its children could hang; "

@@ -8,10 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from grader.cohort.store import spreadsheet_text
 from grader.report.analysis import Report
 from grader.result import STATUSES
-
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def tables(report: Report) -> dict[str, pd.DataFrame]:
@@ -36,7 +35,7 @@ def write_tables(report: Report, folder: Path) -> list[Path]:
 def _for_csv(value: Any) -> Any:
     if isinstance(value, list):
         value = " ".join(value)
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+    return spreadsheet_text(value) if isinstance(value, str) else value
 
 
 def _learners(report: Report) -> pd.DataFrame:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import ast
 import builtins
-import importlib
 import linecache
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from types import ModuleType
@@ -24,10 +23,11 @@ from grader.sandbox.channel import Channel, ChannelError
 
 
 class Child:
-    """One submission's process."""
+    """One submission's process. probes: (module, name) -> the function, bound before learner code runs."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, probes: Mapping[tuple[str, str], Callable[..., Any]]) -> None:
         self.channel = channel
+        self.probes = probes
         self.module = ModuleType("__main__")
         self.namespace = self.module.__dict__
         self.bound: dict[str, Any] = {}
@@ -73,9 +73,8 @@ class Child:
         if not callable(answer):
             kind = "missing" if answer is None else f"a {type(answer).__name__}"
             return {"absent": f"`{request['answer']}` is {kind}"}, b""
-        probe = None
-        if request["probe"]:
-            probe = getattr(importlib.import_module(request["module"]), request["probe"])
+        # Not looked up in its module here: a cell may have put another in its place.
+        probe = self.probes[request["module"], request["probe"]] if request["probe"] else None
         outcome = call(answer, payload, probe=probe, limit_seconds=request["limit_seconds"])
         reply = {
             "error": asdict(outcome.error) if outcome.error else None,
@@ -138,8 +137,8 @@ def _replace_live_functions(use: Callable[[Any], Any]) -> None:
     grader.use = use  # type: ignore[attr-defined]
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, probes: Mapping[tuple[str, str], Callable[..., Any]]) -> None:
     """Serve one submission on this socket. The first message, before learner code runs: this is behind the wall."""
     channel = Channel(descriptor)
     channel.send({"behind_the_wall": True})
-    Child(channel).serve()
+    Child(channel, probes).serve()

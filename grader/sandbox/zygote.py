@@ -5,8 +5,8 @@ because whatever passed through it could be read by a later child: the submissio
 a socket of the child's own, which is handed on unread.
 
 Run as `python -m grader.sandbox.zygote DESCRIPTOR CONFIG`. Control messages are JSON, one per packet:
-to it {"warm": [module, ...], "fill": [call, ...]}, {"fork": id} with the child's socket, {"kill": id}; from it
-{"ready": ...}, {"warmed": threads}, {"started": id},
+to it {"warm": [module, ...], "fill": [call, ...]}, {"probes": [[module, name], ...]}, {"fork": id} with the child's
+socket, {"kill": id}; from it {"ready": ...}, {"warmed": threads}, {"bound": [failure, ...]}, {"started": id},
 {"ended": id, "signal": n, "code": n, "reason": ""|"memory"|"threads", "peak_bytes": n}.
 """
 
@@ -22,7 +22,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ class Zygote:
         self.control = control
         self.wall = wall
         self.children: dict[str, Running] = {}
+        self.probes: dict[tuple[str, str], Callable[..., Any]] = {}
         self.selector = selectors.DefaultSelector()
         self.selector.register(control, selectors.EVENT_READ, None)
         self.base_bytes = use_of(os.getpid()).memory_bytes
@@ -99,6 +100,8 @@ class Zygote:
             malloc_trim()
             self.base_bytes = use_of(os.getpid()).memory_bytes
             self._tell({"warmed": thread_count()})
+        elif "probes" in message:
+            self._tell({"bound": self._bind(message["probes"])})
         elif "kill" in message:
             child = self.children.get(message["kill"])
             if child:
@@ -107,10 +110,20 @@ class Zygote:
             self._fork(message["fork"], descriptors[0])
         return True
 
+    def _bind(self, probes: Sequence[Sequence[str]]) -> list[str]:
+        """Take the probes from their modules, for every child; returns what could not be."""
+        failed = []
+        for module, name in probes:
+            try:
+                self.probes[module, name] = getattr(importlib.import_module(module), name)
+            except Exception as error:
+                failed.append(f"{module}: {type(error).__name__}: {error}")
+        return failed
+
     def _fork(self, identity: str, descriptor: int) -> None:
         process = os.fork()
         if process == 0:
-            _become_child(descriptor, self.wall)
+            _become_child(descriptor, self.wall, self.probes)
         os.close(descriptor)
         child = Running(identity, process, os.pidfd_open(process))
         self.children[identity] = child
@@ -150,7 +163,7 @@ def _kill(process: int) -> None:
             kill(process, signal.SIGKILL)
 
 
-def _become_child(descriptor: int, wall: Wall) -> None:
+def _become_child(descriptor: int, wall: Wall, probes: Mapping[tuple[str, str], Callable[..., Any]]) -> None:
     """Never returns. What keeps it from getting behind the wall is told on the channel, as the first message."""
     from grader.sandbox import child
 
@@ -162,7 +175,7 @@ def _become_child(descriptor: int, wall: Wall) -> None:
         os.closerange(CHANNEL_DESCRIPTOR + 1, 4096)
         gc.enable()
         enter(wall)
-        child.main(CHANNEL_DESCRIPTOR)
+        child.main(CHANNEL_DESCRIPTOR, probes)
     except BaseException as error:
         with contextlib.suppress(BaseException):
             child.Channel(CHANNEL_DESCRIPTOR).send({"failed": f"{type(error).__name__}: {error}"[:2000]})
