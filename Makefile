@@ -2,9 +2,9 @@
 # More arguments: make test ARGS="-k lora", make lab ARGS="--port 9000"
 PYTHON ?= python3
 BIN := .venv/bin
-# Two processes with one thread each: much of the suite waits for kernels, browsers and sandboxes. Whole files stay together
-# because their fixtures do, and in their order, so that the longest are not left for the end.
-TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes with one thread each: much of the suite waits for kernels, browsers and sandboxes. In the order collected,
+# which puts the longest first (tests/conftest.py).
+TWO_WORKERS := -n 2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help lab test lint verify build bench bench-grading gain model lock clean

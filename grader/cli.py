@@ -78,9 +78,16 @@ def build(
 
 
 @app.command()
-def verify(lesson: LessonOption = None, course: CourseOption = None) -> None:
+def verify(
+    lesson: LessonOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the files.")] = os.cpu_count() or 1,
+    course: CourseOption = None,
+) -> None:
     """Prove that every exercise is worth trusting; exit 1 with the reasons if one is not."""
+    from concurrent.futures.process import BrokenProcessPool
+
     from grader.verify import verify as run_verify
+    from grader.verify.parallel import verify_in_processes
 
     catalogue = _course(course)
     seen: list[str] = []
@@ -89,9 +96,17 @@ def verify(lesson: LessonOption = None, course: CourseOption = None) -> None:
 
             def step(name: str) -> None:
                 seen.append(name)
-                status.update(f"verifying {name}")
+                status.update(f"verifying {name}" if workers == 1 else f"verified {len(seen)} files")
 
-            refusals = run_verify(catalogue, lesson, step)
+            if workers == 1:
+                refusals = run_verify(catalogue, lesson, step)
+            else:
+                refusals = verify_in_processes(course, workers, lesson, step)
+    except BrokenProcessPool:
+        _fail(
+            f"A process died while verifying, after {len(seen)} files; too little memory is the usual reason. "
+            "`grader verify --workers 1` needs least, and its progress names the file."
+        )
     except CatalogueError as error:
         _fail(str(error))
     for refusal in refusals:

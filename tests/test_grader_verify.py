@@ -15,11 +15,13 @@ from grader.build import build_all
 from grader.catalogue import find_course
 from grader.cli import app
 from grader.verify import verify
+from grader.verify.parallel import verify_in_processes
 
 SUM = "l01_plain/scaled_sum.py"
 MEAN = "l01_plain/running_mean.py"
 SOFTMAX = "l02_torch/row_softmax.py"
 LESSON = "l01_plain/lesson.py"
+VERIFY = ["verify", "--workers", "1", "--course"]  # A second process costs more than these small courses do.
 SUM_RETURN = "    contribution = scale * update\n    return base + contribution\n"
 
 # name: (rule, part of the problem, edits). Each course differs from the good one in these edits only.
@@ -320,14 +322,32 @@ def good_course(tmp_path):
 
 def test_a_good_course_is_not_refused(good_course):
     visited = []
-    assert [str(refusal) for refusal in verify(good_course, on_exercise=visited.append)] == []
+    assert [str(refusal) for refusal in verify(good_course, on_file=visited.append)] == []
     assert visited == [
         "l01_plain/scaled_sum",
         "l01_plain/running_mean",
-        "l01_plain/lesson.py",
+        "l01_plain/lesson",
         "l02_torch/row_softmax",
-        "l02_torch/lesson.py",
+        "l02_torch/lesson",
     ]
+
+
+def test_several_processes_find_the_same_in_the_same_order(tmp_path, monkeypatch):
+    edits = [*BREAKS["reference wrong"][2], *BREAKS["reference differs from the oracle"][2]]
+    spec = copy_course(tmp_path, *edits, name="tiny_shared")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    alone: list[str] = []
+    shared: list[str] = []
+    refusals = verify(find_course(spec), on_file=alone.append)
+    assert refusals and verify_in_processes(spec, 2, on_file=shared.append) == refusals
+    assert sorted(shared) == sorted(alone)
+
+
+def test_a_process_that_dies_is_told(tmp_path, monkeypatch):
+    spec = copy_course(tmp_path, (SUM, SUM_RETURN, "    import os\n\n    os.abort()\n"), name="tiny_abort")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = CliRunner().invoke(app, ["verify", "--course", spec, "--workers", "2"])
+    assert result.exit_code == 1 and "A process died while verifying" in result.stderr
 
 
 @pytest.mark.parametrize("name", BREAKS)
@@ -453,18 +473,18 @@ def test_a_lesson_without_source_is_refused(good_course):
 def test_the_command_exits_0_on_a_good_course_and_1_with_reasons_on_a_bad_one(tmp_path, monkeypatch):
     spec = copy_course(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    stale = CliRunner().invoke(app, ["verify", "--course", spec])
+    stale = CliRunner().invoke(app, [*VERIFY, spec])
     assert stale.exit_code == 1
     assert "notebooks/01_plain.ipynb: [stale] is missing. Run `grader build`" in stale.stderr
     assert CliRunner().invoke(app, ["build", "--course", spec]).exit_code == 0
-    good = CliRunner().invoke(app, ["verify", "--course", spec])
+    good = CliRunner().invoke(app, [*VERIFY, spec])
     assert (good.exit_code, good.stderr) == (0, "")
     assert "verified 5 files: no refusals" in good.stdout
 
 
 def test_the_command_as_a_process(tmp_path):
     spec = copy_course(tmp_path, (LESSON, '# %% exercise="scaled_sum"\n', ""))
-    command = [sys.executable, "-m", "grader.cli", "verify", "--course", spec, "--lesson", "l01_plain"]
+    command = [sys.executable, "-m", "grader.cli", *VERIFY, spec, "--lesson", "l01_plain"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 1
@@ -474,13 +494,13 @@ def test_the_command_as_a_process(tmp_path):
 def test_the_command_names_what_it_cannot_read(tmp_path, monkeypatch):
     spec = copy_course(tmp_path, (SUM, "def scaled_sum(", "def scaled_sum(("))
     monkeypatch.syspath_prepend(tmp_path)
-    broken = CliRunner().invoke(app, ["verify", "--course", spec, "--lesson", "01_plain"])
+    broken = CliRunner().invoke(app, [*VERIFY, spec, "--lesson", "01_plain"])
     assert broken.exit_code == 1
     assert "[declaration] SyntaxError" in broken.stderr
     assert "Traceback" not in broken.stderr
-    unknown = CliRunner().invoke(app, ["verify", "--course", spec, "--lesson", "99_none"])
+    unknown = CliRunner().invoke(app, [*VERIFY, spec, "--lesson", "99_none"])
     assert unknown.exit_code == 1
     assert "no lesson called '99_none'; there are l01_plain, l02_torch" in unknown.stderr
-    absent = CliRunner().invoke(app, ["verify", "--course", "no_such_course:COURSE"])
+    absent = CliRunner().invoke(app, [*VERIFY, "no_such_course:COURSE"])
     assert absent.exit_code == 1
     assert "no course at 'no_such_course:COURSE'" in absent.stderr

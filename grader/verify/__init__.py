@@ -14,23 +14,32 @@ from grader.verify.evidence import SEEDS, Evidence, Refusal
 from grader.verify.exercise_rules import RULES, declaration
 from grader.verify.lesson_rules import verify_lesson, verify_tree
 
+PROSE = "lesson"
+
 
 def verify(
-    catalogue: Catalogue, lesson_name: str | None = None, on_exercise: Callable[[str], None] = lambda _: None
+    catalogue: Catalogue, lesson_name: str | None = None, on_file: Callable[[str], None] = lambda _: None
 ) -> list[Refusal]:
     """Every refusal in a course, or in one lesson of it."""
     catalogue.course.prepare()
-    only = catalogue.lesson(lesson_name) if lesson_name else None
     refusals: list[Refusal] = []
-    for lesson in (only,) if only else catalogue.course.lessons:
-        for stem in catalogue.stems(lesson):
-            on_exercise(f"{lesson.id}/{stem}")
-            refusals += _verify_exercise(catalogue, lesson, stem)
-        on_exercise(f"{lesson.id}/lesson.py")
-        refusals += verify_lesson(catalogue, lesson)
-    if only is None:
+    for lesson, stem in files(catalogue, lesson_name):
+        on_file(f"{lesson.id}/{stem}")
+        refusals += verify_file(catalogue, lesson, stem)
+    if lesson_name is None:
         refusals += verify_tree(catalogue)
     return refusals
+
+
+def files(catalogue: Catalogue, lesson_name: str | None = None) -> list[tuple[Lesson, str]]:
+    """What there is to verify in a course, or in one lesson: its exercises, and its prose under the stem `lesson`."""
+    chosen = (catalogue.lesson(lesson_name),) if lesson_name else catalogue.course.lessons
+    return [(lesson, stem) for lesson in chosen for stem in [*catalogue.stems(lesson), PROSE]]
+
+
+def verify_file(catalogue: Catalogue, lesson: Lesson, stem: str) -> list[Refusal]:
+    """The refusals of one exercise, or of a lesson's prose and the notebook built from it."""
+    return list(verify_lesson(catalogue, lesson)) if stem == PROSE else _verify_exercise(catalogue, lesson, stem)
 
 
 def _verify_exercise(catalogue: Catalogue, lesson: Lesson, stem: str) -> list[Refusal]:
@@ -66,4 +75,4 @@ def _named_once(catalogue: Catalogue, lesson: Lesson, stem: str) -> Iterator[Ref
         yield Refusal(f"{lesson.id}/{stem}.py", "declaration", problem, "Rename one: check() could not tell them apart")
 
 
-__all__ = ["Refusal", "verify"]
+__all__ = ["Refusal", "files", "verify", "verify_file"]
