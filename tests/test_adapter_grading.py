@@ -328,7 +328,7 @@ def test_a_learner_can_try_the_same_checks(tmp_path):
 @pytest.mark.slow
 def test_an_adapter_that_changes_nothing_answers_exactly_as_the_base(tmp_path):
     """On the real model; with a small random B as the control."""
-    hidden = SqlEvaluation(EVALUATION.load_base, per_split=3).prepare(SEED)
+    hidden = SqlEvaluation(EVALUATION.load_base, per_split=1).prepare(SEED)
     assert len(hidden.layers) == 210
     base = hidden.texts(None, lambda _: None)
     for factor in (0.0, 0.02):

@@ -111,8 +111,8 @@ model, tokenizer = load_base_model()
 train_rows = encode_rows([to_messages(e) for e in load_examples("train", SCHEMAS)], tokenizer, max_length=512).rows
 test_examples = load_examples("seen", SCHEMAS)
 if os.environ.get("COURSE_SMOKE") == "1":
-    test_examples = test_examples[:4]
-    print("COURSE_SMOKE=1: FOUR QUESTIONS AND A FEW STEPS ONLY. The numbers below mean nothing; this tests the cells.")
+    test_examples = test_examples[:2]
+    print("COURSE_SMOKE=1: TWO QUESTIONS AND A FEW STEPS ONLY. The numbers below mean nothing; this tests the cells.")
 test_rows = encode_rows([to_messages(e) for e in test_examples], tokenizer, max_length=512).rows
 print(f"{len(train_rows)} training rows, {len(test_rows)} test questions in other words; the first test row:\n")
 print(tokenizer.decode(test_rows[0].input_ids))
@@ -395,7 +395,7 @@ two to four minutes in float32, measurement included.
 # %%
 ROWS_PER_STEP, STEPS, LEARNING_RATE = 8, 64, 1e-3
 if os.environ.get("COURSE_SMOKE") == "1":
-    STEPS = 4
+    STEPS = 2
 learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
 optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, weight_decay=0.0)
 shuffle = random.Random(0)

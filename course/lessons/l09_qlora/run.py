@@ -63,14 +63,15 @@ def chosen_recipe() -> Recipe:
         alpha=32.0,
         learning_rate=1.2e-3,
         schedule="linear",
-        max_steps=3 if smoke else STEPS,
-        batch_size=16,
-        micro_batch_size=max(16, profile.micro_batch_size),
+        max_steps=2 if smoke else STEPS,
+        batch_size=4 if smoke else 16,
+        micro_batch_size=4 if smoke else max(16, profile.micro_batch_size),
         rows_together=ROWS_PER_SCHEMA,
         max_length=profile.max_length,
         seed=SEED,
     )
-    return Recipe(training, profile.model, profile.dtype, questions_per_split=4 if smoke else None, smoke=smoke)
+    shortened = {"questions_per_split": 2, "max_new_tokens": 12} if smoke else {}
+    return Recipe(training, profile.model, profile.dtype, smoke=smoke, **shortened)
 
 
 def training_rows() -> list[list[dict[str, str]]]:

@@ -65,14 +65,10 @@ def chosen_plan() -> Plan:
     """All of `quiz` and 120 questions of `sql`, seen and held-out alike; with COURSE_SMOKE=1 a few of each."""
     recipe = chosen_recipe()
     trained = (recipe.training_folder / "adapter" / "adapter_config.json").is_file()
-    training = recipe.training
     if not trained:
-        training = replace(training, max_steps=SHORT_STEPS)
-    if not trained and recipe.smoke:
-        training = replace(training, max_steps=1, batch_size=4, micro_batch_size=4)
-    recipe = replace(recipe, training=training)
+        recipe = replace(recipe, training=replace(recipe.training, max_steps=1 if recipe.smoke else SHORT_STEPS))
     if recipe.smoke:
-        return Plan(recipe, trained, tuple(range(4)), sql_sample(4))
+        return Plan(recipe, trained, tuple(range(2)), sql_sample(2))
     return Plan(recipe, trained, tuple(range(len(load_quiz()))), sql_sample(SQL_QUESTIONS))
 
 
