@@ -46,11 +46,14 @@ Pair = tuple[str, str]
 class ByteBpe:
     """A byte-level BPE tokenizer made of plain data, as a model's tokenizer.json holds it.
 
-    Given are split_words(text: str) -> list[str], to_symbols(data: bytes) -> str, to_bytes(symbols: str) -> bytes.
+    Given are split_words(text: str) -> list[str], to_symbols(data: bytes) -> str, to_bytes(symbols: str) -> bytes. The
+    empty text has no words, and no bytes have no symbols; to_bytes raises a KeyError where a character is no byte
+    symbol.
     """
 
     def __init__(self, merges: list[tuple[str, str]], vocab: dict[str, int], special: list[str]) -> None:
-        """merges: pairs of tokens in byte symbols, the earliest learned first.
+        """merges: pairs of tokens in byte symbols, the earliest learned first. As training leaves them: no two pairs
+            give the same joined token, and a joined token stands in a pair only after the pair that makes it.
 
         vocab: token -> id, for every joined token, for single symbols (not always all 256), and for the special texts.
         special: texts such as "<|im_end|>", possibly none; each of them is one token. They are plain text, in vocab
@@ -68,8 +71,8 @@ class ByteBpe:
         2. Cut what lies between into words with split_words. Words never share a token.
         3. Turn each word's UTF-8 bytes into symbols with to_symbols: one token for each. Leave out symbols that vocab
            does not hold, as the library does when no unknown-token is set.
-        4. Among the pairs of neighbouring tokens join the one that was learned earliest (the leftmost, if it stands in
-           several places; joining all its places at once gives the same with merges that were learned by training).
+        4. Among the pairs of neighbouring tokens join the one that was learned earliest (in its leftmost place, if it
+           stands in several; joining all its places in one go, from left to right, gives the same with such merges).
            Repeat until no pair of neighbours is in merges. Then look up the ids.
         """
         found: list[int] = []
@@ -92,7 +95,7 @@ class ByteBpe:
         return tokens
 
     def decode(self, ids: list[int]) -> str:
-        """Ids -> text, special texts included.
+        """Ids, each of them in vocab -> text, special texts included.
 
         Bytes that form no valid UTF-8 become U+FFFD, as bytes.decode does with errors="replace". That happens to an id
         that holds only a part of a character, when the ids of the other parts are missing.

@@ -54,7 +54,8 @@ def chunk_text(
         first token to the end of its last. The last chunk is the first one that reaches the end of the document. A
         document without tokens has no chunks.
     Raises ValueError unless 0 <= overlap_tokens < chunk_tokens, also for a document without tokens.
-    Example: ids 1 to 5, chunks of 3 with an overlap of 1: the ids [1, 2, 3] and [3, 4, 5].
+    Example: "one two three four five" with ids 1 to 5 and the offsets (0, 3), (3, 7), (7, 13), (13, 18), (18, 23), in
+        chunks of 3 with an overlap of 1, gives [([1, 2, 3], "one two three"), ([3, 4, 5], " three four five")].
     """
     if not 0 <= overlap_tokens < chunk_tokens:
         raise ValueError(f"an overlap of {overlap_tokens} tokens does not go with chunks of {chunk_tokens}")

@@ -51,14 +51,14 @@ def fit_conversation(
     window_tokens: how many tokens the model can read and write together.
     reply_tokens: how many of them are kept free for the reply.
     count_tokens: gives the number of tokens of the whole prompt for a list of messages, the template's additions
-        included. (Prompts of single messages do not add up to it: each would pay for those additions again.) More
-        messages never count fewer tokens.
+        included. (Prompts of single messages do not add up to it: each would pay for those additions again.) With the
+        same system message, or with none, more messages never count fewer tokens.
 
     Returns a new list, even when everything fits: the system message, if there is one, then the newest messages, as
         many as fit, so that count_tokens(result) + reply_tokens <= window_tokens. messages itself stays as it is.
-    What is kept after the system message is unbroken, whole messages only, unchanged, and always begins with a user
-    message: an answer whose question is gone would only confuse. So a greeting that stands before the first user
-    message is always dropped. The new question is always kept.
+    What is kept after the system message is unbroken, whole messages only, unchanged (the same dictionaries or equal
+    ones), and always begins with a user message: an answer whose question is gone would only confuse. So a greeting
+    that stands before the first user message is always dropped. The new question is always kept.
     Raises ValueError when even the system message and the new question do not fit.
     """
     system = messages[:1] if messages[0]["role"] == "system" else []

@@ -47,7 +47,8 @@ def render_chat(messages: list[dict[str, str]], add_generation_prompt: bool) -> 
         <|im_start|>ROLE(newline)CONTENT<|im_end|>(newline)
 
     If the first message is not a system message, a system turn of the template's own comes first, with the content
-    "You are a helpful AI assistant named SmolLM, trained by Hugging Face" (no full stop).
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face" (no full stop). Only the first message is
+    asked: a system message further down is a turn like any other, and so is one of a role that you do not know.
     add_generation_prompt: True ends the text with "<|im_start|>assistant\n", so that the model's next token is the
         first of its answer. Added whatever the last role is; False adds nothing.
     Example: [{"role": "system", "content": "Be brief."}] and True give

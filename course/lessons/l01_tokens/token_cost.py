@@ -49,6 +49,9 @@ def token_cost(texts: dict[str, str], encode: Callable[[str], list[int]], baseli
         "times_baseline": tokens divided by the tokens of texts[baseline].
     Nothing is stripped or rounded. A text without tokens (the empty one, or one of characters that encode leaves out)
     has 0.0 for characters_per_token and bytes_per_token, and for times_baseline.
+    Example: texts {"word": "né", "empty": ""}, baseline "word", and an encode that makes one token of each character:
+        {"word": {"tokens": 2, "characters_per_token": 1.0, "bytes_per_token": 1.5, "times_baseline": 1.0},
+         "empty": {"tokens": 0, "characters_per_token": 0.0, "bytes_per_token": 0.0, "times_baseline": 0.0}}
     """
     counts = {name: len(encode(text)) for name, text in texts.items()}
     table: dict[str, dict[str, float]] = {}
@@ -212,6 +215,15 @@ def baseline_stripped_too(texts: dict[str, str], encode: Encode, baseline: str) 
 )
 def rows_sorted(texts: dict[str, str], encode: Encode, baseline: str) -> Cost:
     return dict(sorted(costs(texts, encode, baseline).items(), key=lambda item: item[1]["tokens"]))
+
+
+@exercise.misconception(
+    hint="Your quotients are rounded to two digits. Give them as they are: whoever prints them can round, and whoever "
+    "calculates on with them needs the rest."
+)
+def quotients_rounded(texts: dict[str, str], encode: Encode, baseline: str) -> Cost:
+    table = costs(texts, encode, baseline)
+    return {name: {each: round(value, 2) for each, value in row.items()} for name, row in table.items()}
 
 
 @exercise.misconception(

@@ -10,7 +10,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 from course.lessons.l01_tokens.byte_level import split_words, to_symbols
@@ -49,16 +49,17 @@ def train_bpe(words: dict[str, int], merges_wanted: int) -> list[tuple[str, str]
 
     words: word -> its count, at least 1; left as it is. A word is a non-empty string of byte symbols ("Ġthe"). Its
         tokens are, at the start, its single characters. A pair never reaches from one word into another.
-    merges_wanted: how many merges to learn, 0 or more. Stop earlier when no word has two tokens left.
+    merges_wanted: how many merges to learn, 0 or more. Stop earlier when no word has two tokens left; so words that is
+        empty, or holds single characters only, gives [].
     Returns the merges in the order learned, each as (left token, right token).
 
     One round: count every pair of neighbouring tokens, weighing each place by its word's count (in "aaa" the pair
     ("a", "a") stands in two places); take the pair with the highest count, even if that is 1; join it wherever it
     stands, from left to right ("aaa" becomes "aa", "a").
     Ties: tokens are numbered. First come the single characters, by code point (what `ord` gives), then the joined
-    tokens in the order learned; a token that is made once more, from another pair ("abc" from "ab", "c" and later from
-    "a", "bc"), keeps its first number. Among pairs with the highest count the one whose left token has the smallest
-    number wins; if several have that left token, the one whose right token has the smallest number.
+    tokens in the order learned (no token is ever learned twice). Among pairs with the highest count the one whose left
+    token has the smallest number wins; if several have that left token, the one whose right token has the smallest
+    number.
     Example: {"low": 5, "lowest": 2} with merges_wanted=2 gives [("l", "o"), ("lo", "w")].
     """
     number = {character: ord(character) for word in words for character in word}
@@ -73,7 +74,9 @@ def train_bpe(words: dict[str, int], merges_wanted: int) -> list[tuple[str, str]
             break
         best = min(frequency, key=lambda each: (-frequency[each], number[each[0]], number[each[1]]))
         learned.append(best)
-        number.setdefault("".join(best), 0x110000 + len(learned))  # beyond every code point
+        # Beyond every code point. The token is new: where its characters become one token, no merge has crossed their
+        # ends, so the merges so far did there what they did at the first such place, where it is one token by now.
+        number["".join(best)] = 0x110000 + len(learned)
         for tokens in tokens_of.values():
             for place in range(len(tokens) - 1):
                 if tuple(tokens[place : place + 2]) == best:
@@ -103,7 +106,7 @@ def counts_kept_up_to_date(words: Words, merges_wanted: int) -> list[Pair]:
             return merges
         *_, left, right = min(alive)
         merges.append((left, right))
-        ids.setdefault(left + right, len(ids))
+        ids[left + right] = len(ids)
         for word in list(holders[left, right]):
             enter(word, -1)
             split[word] = tuple(join(split[word], (left, right)))
@@ -127,8 +130,7 @@ def words_as_spaced_text(words: Words, merges_wanted: int) -> list[Pair]:
             break
         (left, right), _ = ranked[0]
         merges.append((left, right))
-        if left + right not in order:
-            order.append(left + right)
+        order.append(left + right)
         whole_tokens = re.compile(rf"(?<!\S){re.escape(left)} {re.escape(right)}(?!\S)")
         spaced = {whole_tokens.sub(lambda match: match[0].replace(" ", ""), text): n for text, n in spaced.items()}
     return merges
@@ -161,19 +163,27 @@ def learn(
     joined: Callable[..., list[str]] = join,
     least: int = 1,
     ordered: Callable[[str], Any] = sorted,
+    number_every_token: bool = False,
 ) -> list[Pair]:
-    """The training that the misconceptions vary."""
+    """The training that the misconceptions vary.
+
+    number_every_token: also those that no merge made. A wrong way of joining brings such tokens about; unnumbered, they
+        raise a KeyError as soon as a tie asks for their number.
+    """
     number = {symbol: place for place, symbol in enumerate(dict.fromkeys(ordered("".join(words))))}
     split, merges = {word: list(word) for word in words}, []
-    for round_number in range(merges_wanted):
+    for _ in range(merges_wanted):
         counts = counted(words, split)
         if not counts or max(counts.values()) < least:
             break
         most = max(counts.values())
         pair = min((pair for pair in counts if counts[pair] == most), key=lambda pair: key(pair, number))
         merges.append(pair)
-        number.setdefault("".join(pair), 2**24 + round_number)
+        number.setdefault("".join(pair), len(number))
         split = {word: joined(tokens, pair) for word, tokens in split.items()}
+        if number_every_token:
+            for token in chain(*split.values()):
+                number.setdefault(token, len(number))
     return merges
 
 
@@ -242,15 +252,25 @@ def runs_counted_without_overlap(words: Words, merges_wanted: int) -> list[Pair]
     return learn(words, merges_wanted, counted=without_overlap)
 
 
+def joined_in_spaced_text(tokens: list[str], pair: Pair) -> list[str]:
+    """The wrong join of two misconceptions: it also takes the end of one token and the start of the next for a pair."""
+    return " ".join(tokens).replace(" ".join(pair), "".join(pair)).split(" ")
+
+
 @exercise.misconception(
     hint="You join inside other tokens too: with the tokens held in one spaced string, replacing the text of a pair "
-    "also hits the end of a longer token. Compare whole tokens."
+    "also hits the end of a longer token, or the start of one. Compare whole tokens."
 )
 def joined_inside_tokens(words: Words, merges_wanted: int) -> list[Pair]:
-    def by_text(tokens: list[str], pair: Pair) -> list[str]:
-        return " ".join(tokens).replace(" ".join(pair), "".join(pair)).split(" ")
+    return learn(words, merges_wanted, joined=joined_in_spaced_text, number_every_token=True)
 
-    return learn(words, merges_wanted, joined=by_text)
+
+@exercise.misconception(
+    hint="A token comes up that has no number, because no merge made it: replacing the text of a pair in a spaced "
+    "string also joins the end of one token to the start of the next. Compare whole tokens."
+)
+def joined_inside_tokens_unnumbered(words: Words, merges_wanted: int) -> list[Pair]:
+    return learn(words, merges_wanted, joined=joined_in_spaced_text)
 
 
 @exercise.misconception(
@@ -291,8 +311,8 @@ def no_pair_left_raises(words: Words, merges_wanted: int) -> list[Pair]:
 
 
 @exercise.misconception(
-    hint="You return the joined tokens. A merge is the pair itself, left and right: the same text can come from two "
-    "different pairs, and encoding needs to know which."
+    hint="You return the joined tokens. A merge is the pair itself, left and right: abc may be made of ab and c or of "
+    "a and bc, and encoding needs to know which."
 )
 def joined_tokens_returned(words: Words, merges_wanted: int) -> Any:
     return [left + right for left, right in learn(words, merges_wanted)]
@@ -325,6 +345,7 @@ def cases(seed: int) -> Iterator[Case]:
     yield Case("runs", {"words": {"aaaaa": 2, "baaab": 1, "bb": 5}, "merges_wanted": 5}, "in runs of one letter")
     yield Case("nothing left", {"words": {"abc": 1, "d": 3}, "merges_wanted": 9}, "when no pair is left")
     yield Case("none wanted", {"words": {"ab": 2}, "merges_wanted": 0}, "when no merge is wanted", visible=False)
+    yield Case("no words", {"words": {}, "merges_wanted": 3}, "when there are no words", visible=False)
     for i, letters in enumerate(("ab", "cba", "edcba")):
         words = drawn(letters, 9, 9, 3)
         about = "on random words of few letters"

@@ -47,8 +47,9 @@ def absmax_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     Returns (codes, absmax):
         absmax: (rows,) float32, the largest absolute value of each row;
         codes: (rows, columns) int8: weight * (127 / absmax), rounded to the nearest whole number, and a half to its
-            even neighbour, as torch.round does. All arithmetic in float32, whatever dtype weight has. Another order
-            of multiplying and dividing is as good: no weight of a test lies where that decides its code.
+            even neighbour, as torch.round does. All arithmetic in float32, whatever dtype weight has. Its last bit
+            may go either way (dividing first, say, or 127 / absmax, which torch calculates as 127 times 1 / absmax):
+            no weight of a test lies where that decides its code.
     A row of zeros has absmax 0 and codes 0 (0 / 0 is NaN, and what NaN becomes as int8 depends on the machine). A row
     of tiny weights (1e-12, say) has codes up to 127 like any other. weight itself is not changed.
 

@@ -53,7 +53,8 @@ def double_quantise(absmax: Tensor, codebook: Tensor, block_size: int = 256) -> 
             maxima, the last of which may be shorter; the scale is the largest absolute value of each block.
         codes: (n,) uint8: for each maximum the code of the codebook value nearest to (maximum - offset) / scale.
         restored: (n,) float32: codebook[code] * scale + offset.
-    When all maxima of a block equal the offset, its scale is 0, and its codes are the i with codebook[i] = 0.
+    When all maxima of a block equal the offset exactly (as with n = 1), its scale is 0, and its codes are the i with
+        codebook[i] = 0.
     No case has a value on the border between two codes. absmax itself is not changed.
     Source: Dettmers et al. 2023, arXiv:2305.14314, section 3, "Double Quantization"; quantize_4bit of bitsandbytes.
     """

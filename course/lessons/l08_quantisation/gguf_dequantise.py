@@ -24,7 +24,7 @@ exercise = Exercise(
     hints=(
         "Make the bytes a table first: one row a block, 20 or 34 columns. Each part of a block is then a slice.",
         "Two bytes become one float16 without any arithmetic: `view` with a dtype reads the same bytes as other "
-        "numbers. It wants contiguous ones. It also turns uint8 into int8.",
+        "numbers. It wants them side by side, so clone a slice first. It also turns uint8 into int8.",
         "A 4-bit code is what is left of a byte after shifting it right by four, or after masking all but its low "
         "four bits. Which 16 weights come first?",
     ),
@@ -41,8 +41,10 @@ exercise = Exercise(
 def gguf_dequantise(raw: Tensor, kind: str) -> Tensor:
     """The weights of one tensor of a GGUF file, float32.
 
-    raw: uint8, shape (..., bytes of a row). A row is one block of bytes after another; each block holds 32 weights,
-        and a row of the result is the weights of its blocks in order, 32 for each. Result: (..., weights of a row).
+    raw: uint8, shape (..., bytes of a row): any number of dimensions in front, also none. A row is one block of bytes
+        after another; each block holds 32 weights, and a row of the result is the weights of its blocks in order, 32
+        for each. Result: (..., weights of a row), the same dimensions in front.
+    kind: one of two, "Q4_1" or "Q8_0".
     kind "Q4_1", 20 bytes a block:
         bytes 0-1: scale; bytes 2-3: minimum; both float16, little-endian (as every usual machine has them);
         bytes 4-19: 32 codes of four bits, 0 to 15. The LOW half of byte 4 + i is the code of weight i, its HIGH half
@@ -55,11 +57,11 @@ def gguf_dequantise(raw: Tensor, kind: str) -> Tensor:
     Source: ggml-common.h and ggml-quants.c of llama.cpp, dequantize_row_q4_1 and dequantize_row_q8_0.
     """
     blocks = raw.reshape(-1, 20 if kind == "Q4_1" else 34)
-    scale = blocks[:, 0:2].contiguous().view(torch.float16).float()
+    scale = blocks[:, 0:2].clone().view(torch.float16).float()
     if kind == "Q8_0":
-        weights = scale * blocks[:, 2:].contiguous().view(torch.int8).float()
+        weights = scale * blocks[:, 2:].view(torch.int8).float()
     else:
-        minimum = blocks[:, 2:4].contiguous().view(torch.float16).float()
+        minimum = blocks[:, 2:4].clone().view(torch.float16).float()
         payload = blocks[:, 4:]
         codes = torch.cat([payload & 0x0F, payload >> 4], dim=1)
         weights = scale * codes.float() + minimum
@@ -318,6 +320,22 @@ def scales_all_in_front(raw: Tensor, kind: str) -> Tensor:
     front, payload = flat[: head * count], flat[head * count :].reshape(count, -1)
     per_kind = front.reshape(head // 2, count, 2).transpose(0, 1).reshape(count, head)
     return decoded(torch.cat([per_kind, payload], dim=1).reshape(raw.shape), kind)
+
+
+@exercise.misconception(
+    hint="You take raw for a matrix: the first dimension stays, and all others are run together. A tensor may have "
+    "more dimensions, or one alone, which is then a single row. Only the last one changes."
+)
+def leading_dimensions_run_together(raw: Tensor, kind: str) -> Tensor:
+    return decoded(raw, kind).reshape(raw.shape[0], -1)
+
+
+@exercise.misconception(
+    hint="You always return a matrix: all dimensions in front of the last are run together into rows, and a single row "
+    "gets one that it did not have. All of them stay as they are; only the last one changes."
+)
+def always_a_matrix(raw: Tensor, kind: str) -> Tensor:
+    return decoded(raw, kind).reshape(raw.numel() // raw.shape[-1], -1)
 
 
 def blocks_of(seed: int, shape: tuple[int, ...], kind: str, shift: float = 0.0, size: float = 0.05) -> Tensor:

@@ -44,10 +44,10 @@ def layout_costs(
 ) -> list[tuple[float, float]]:
     """Error and bits of several ways to store one matrix in four bits.
 
-    weight: (rows, columns) float32, n weights, not all of them 0.
+    weight: (rows, columns) float32, n weights, not all of them 0, none beyond 65,504, the largest float16.
     layouts: pairs (block_size, kept), `kept` being how many weights of the whole matrix are kept apart, from 0 to n.
-    round_trip: round_trip(matrix, block_size) quantises a matrix and reads it back: the same shape, float32, and a
-        weight that is 0 comes back as 0.
+    round_trip: round_trip(matrix, block_size) quantises a matrix and reads it back as a new tensor: the same shape,
+        float32, and a weight that is 0 comes back as 0. The matrix is not changed.
     For each layout, in order, a pair (error, bits) of Python floats:
         The `kept` weights of largest absolute value, wherever they are, are kept apart in float16. With 0 in their
         places the matrix, in its own shape, goes through round_trip. Then they are put back, as float16 holds them.

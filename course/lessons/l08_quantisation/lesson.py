@@ -180,7 +180,8 @@ That is why scales go by row here: a scale that changed with $i$ could not be ta
 
 Somebody on your team wrote this for the layer above, and its outputs are useless. There are **four** things to mend.
 Three are faults that spoil these outputs and raise nothing; one is loud and hides the two quiet ones. The fourth does
-not show here: there is no answer for a row of zeros, where 0/0 is NaN, and what NaN becomes as int8 is undefined.
+not show here: there is no answer for a row of zeros, where 0/0 is NaN, and what NaN becomes as int8 depends on the
+machine. (Mending one of them asks for a change in a second line.)
 """
 
 
@@ -331,7 +332,8 @@ library is free to choose another order, and bitsandbytes does. Nothing in the b
 the format.
 
 Write the decoder for both types. `tensor.view(dtype)` reads the same bytes as numbers of another type; it wants them
-side by side in memory, which `.contiguous()` sees to.
+side by side in memory, and a float16 has to begin at an even place. `.clone()` of a slice sees to both; `.contiguous()`
+copies nothing where the slice is contiguous already, as that of a single block is.
 """
 
 # %% exercise="gguf_dequantise"
@@ -480,7 +482,7 @@ The picture shows the positive side: even steps of probability, bent by the curv
 # %%
 from scipy import stats
 
-points = np.linspace(0.5, 0.9677083, 9)
+points = np.linspace(0.9677083, 0.5, 9)
 curve = np.linspace(0, 2.2, 200)
 figure, axis = plt.subplots(figsize=(7, 3.4))
 axis.plot(curve, stats.norm.cdf(curve), color="black")

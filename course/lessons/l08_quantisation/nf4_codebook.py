@@ -44,14 +44,14 @@ def nf4_codebook(offset: float = 0.9677083, symmetric: bool = False) -> Tensor:
     A quantile of probability p is the x below which a standard normal variable falls with probability p:
     scipy.stats.norm.ppf(p), torch.special.ndtri(p) or statistics.NormalDist().inv_cdf(p). Only bitsandbytes is not to
     be called.
-    Positive values: the quantiles of 8 probabilities, evenly spaced from offset down to 0.5, 0.5 itself left out
-        (the first 8 of 9 points, of which the last is 0.5).
-    Negative values: minus the quantiles of 7 probabilities, evenly spaced from offset down to 0.5, 0.5 itself left
-        out (the first 7 of 8 points).
+    Positive values: the quantiles of 8 probabilities: of 9 points, evenly spaced from offset to 0.5, all but 0.5
+        itself. offset is always one of them.
+    Negative values: minus the quantiles of 7 probabilities: of 8 points, evenly spaced from offset to 0.5, all but 0.5
+        itself.
     Add 0, and divide all by the largest value. That makes 16 values, one for each code of four bits.
     symmetric=True: 7 probabilities on the positive side, too, so 15 values.
     offset: the largest probability, between 0.5 and 1. At 1 the quantile would be infinite.
-    Calculating in float32 is precise enough.
+    Calculating in float32 is precise enough: values are compared to about 1e-5. The result is float32 in any case.
 
     Source: Dettmers et al. 2023, arXiv:2305.14314, section 3; create_normal_map of bitsandbytes.
     """
@@ -261,6 +261,14 @@ def symmetric_ignored(offset: float = 0.9677083, symmetric: bool = False) -> Ten
 )
 def symmetric_with_eight(offset: float = 0.9677083, symmetric: bool = False) -> Tensor:
     return joined(right_side(offset, 8 if symmetric else 7), right_side(offset, 8))
+
+
+@exercise.misconception(
+    hint="The values are right, their dtype is not: numpy, scipy and Python calculate in float64, and from_numpy hands "
+    "that on. A codebook in float64 would make every weight it decodes twice as wide."
+)
+def left_in_float64(offset: float = 0.9677083, symmetric: bool = False) -> Tensor:
+    return joined(right_side(offset, 7), right_side(offset, 7 if symmetric else 8)).double()
 
 
 @exercise.misconception(hint="The values are right, their order is not: ascending, so that code 0 stands for -1.")

@@ -46,9 +46,9 @@ exercise = Exercise(
 def nf4_quantise(weight: Tensor, codebook: Tensor, block_size: int = 64) -> tuple[Tensor, Tensor, Tensor]:
     """Quantise a weight to four bits, and read it back.
 
-    weight: float32, float16 or bfloat16, any shape, finite, not empty; n weights. It is read as one flat line, row
-        after row, and cut into blocks of block_size consecutive weights; the last block may be shorter.
-    codebook: float32, 16 values or fewer, ascending, 0 among them; code i stands for codebook[i].
+    weight: float32, float16 or bfloat16, one dimension or more, finite, not empty; n weights. It is read as one flat
+        line, row after row, and cut into blocks of block_size consecutive weights; the last block may be shorter.
+    codebook: float32, 16 values or fewer, ascending from -1 to 1, exactly one of them 0; code i stands for codebook[i].
     block_size: even.
     Returns (packed, absmax, restored):
         absmax: (blocks,) float32, the largest absolute weight of each block.

@@ -52,8 +52,9 @@ def repair_int8_linear(x: Tensor, weight: Tensor) -> Tensor:
     3. y = product * maximum of the token * maximum of the weight's row / 127**2.
 
     All but the codes is float32. Whether the sums are taken in whole numbers or in float32 is up to you: float32 holds
-    every whole number up to 2**24 = 16,777,216, and no sum here passes that. Reading both matrices back first and
-    multiplying them in float32 is the same product, too. x and weight themselves are not changed.
+    every whole number up to 2**24 = 16,777,216, and no sum of a test, nor of the layers here, passes that (it could
+    from 1,041 features on, if all codes were 127). Reading both matrices back first and multiplying them in float32 is
+    the same product, too. x and weight themselves are not changed.
     Source: Dettmers et al. 2022, arXiv:2208.07339, section 3.1, "vector-wise quantization".
     """
     x_maxima, weight_maxima = (matrix.abs().amax(dim=1).clamp_min(1e-30) for matrix in (x, weight))
@@ -112,6 +113,12 @@ def run(x: Tensor, weight: Tensor, *faults: str) -> Tensor:
     x_maxima = torch.ones_like(x_maxima) if "no token maximum" in faults else x_maxima
     weight_maxima = torch.ones_like(weight_maxima) if "no row maximum" in faults else weight_maxima
     return (product * (x_maxima @ weight_maxima.T) / divisor).float()
+
+
+def read_back(matrix: Tensor, axis: int) -> Tensor:
+    """A matrix rounded to 8 bits and read back, with one scale for all that lies along `axis`."""
+    largest = matrix.abs().amax(axis, keepdim=True)
+    return torch.round(matrix / largest.clamp_min(1e-30) * 127) * largest / 127
 
 
 @exercise.misconception(
@@ -189,11 +196,15 @@ def weight_scaled_as_a_whole(x: Tensor, weight: Tensor) -> Tensor:
     "such scales cannot be taken out of a sum of codes. Each of the weight's rows has one."
 )
 def weight_scaled_by_column(x: Tensor, weight: Tensor) -> Tensor:
-    def read_back(matrix: Tensor, axis: int) -> Tensor:
-        largest = matrix.abs().amax(axis, keepdim=True)
-        return torch.round(matrix / largest.clamp_min(1e-30) * 127) * largest / 127
-
     return read_back(x, 1) @ read_back(weight, 0).T
+
+
+@exercise.misconception(
+    hint="Now x has one scale for each column, that is for each of its features, and the sum runs over these: such "
+    "scales cannot be taken out of a sum of codes. A row of x is a token, and each token has one."
+)
+def x_scaled_by_column(x: Tensor, weight: Tensor) -> Tensor:
+    return read_back(x, 0) @ read_back(weight, 1).T
 
 
 @exercise.misconception(
