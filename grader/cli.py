@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -30,6 +31,16 @@ def _course(spec: str | None) -> Catalogue:
 def _fail(message: str) -> NoReturn:
     err.print(message, style="red", markup=False)
     raise typer.Exit(1)
+
+
+def _require_linux(command: str) -> None:
+    """Before anything is imported that only Linux has."""
+    if sys.platform != "linux":
+        _fail(
+            f"`grader {command}` runs code of learners behind a wall that the Linux kernel gives (namespaces, "
+            f"Landlock, seccomp), and this is {sys.platform}. Run it on Linux: a server, a virtual machine, a "
+            "container or WSL 2. Checks in notebooks work everywhere."
+        )
 
 
 @app.command("list")
@@ -188,6 +199,7 @@ def grade(
     course: CourseOption = None,
 ) -> None:
     """Grade a folder of submissions in sandboxes, in parallel; exit 1 when an exercise of ours is broken."""
+    _require_linux("grade")
     from grader.cohort.command import grade_folder
 
     if (submissions is None) == (nbgrader is None):
@@ -242,6 +254,7 @@ def grade_adapters(
     course: CourseOption = None,
 ) -> None:
     """Grade the adapters handed in beside the notebooks on a hidden set; exit 1 when an evaluation died."""
+    _require_linux("grade-adapters")
     from grader.adapters.command import grade_adapter_folder
 
     grade_adapter_folder(
