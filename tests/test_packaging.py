@@ -36,7 +36,8 @@ PAGES = sorted(
 TOP_FOLDERS = "bench|course|datasets|docs|grader|notebooks|tests"
 # At the start of a code span, of a line, or of a command within it.
 COMMAND = re.compile(
-    r"(?:^|`|&&|;|\||[A-Z_]+=\S+ )[ \t]*(?:\.venv[/\\]\w+[/\\])?(course|grader) ([a-z-][^`\n;|&#]*)", re.MULTILINE
+    r"(?:^|`|&&|;|\||[A-Z_]+=\S+ )[ \t]*(?:(?:\.\./)?\.venv[/\\]\w+[/\\])?(course|grader) ([a-z-][^`\n;|&#]*)",
+    re.MULTILINE,
 )
 TREE_LINE = re.compile(r"^(?P<indent>(?:[│|] {3}| {4}|\t)*)[├└]── (?P<name>[\w./-]+)")
 
