@@ -7,7 +7,7 @@ BIN := .venv/bin
 TWO_WORKERS := -n 2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint verify build bench bench-grading gain model lock clean
+.PHONY: help lab test lint verify build bench bench-grading gain hub hub-drill model lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,13 @@ gain: ## L09's full run: checked against the gain it promises (25 minutes)
 	@$(PYTHON) set_up.py --all
 	@$(BIN)/course model path
 	@$(BIN)/python -m pytest -m full -s tests/test_gain.py
+
+hub: ## set up, and JupyterHub with its proxy: docs/instructor.md
+	@$(PYTHON) set_up.py --hub
+
+hub-drill: hub ## play docs/instructor.md on a real JupyterHub, as root (5 minutes)
+	@$(PYTHON) set_up.py --all
+	@$(BIN)/python -m pytest -m hub $(ARGS) tests/test_hub_drill.py
 
 model: ## reinstall the base model's file and convert it
 	@$(PYTHON) set_up.py

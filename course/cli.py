@@ -38,7 +38,10 @@ WorkspaceOption = Annotated[
 
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
-    """Show what this machine can do, and what to do about what it cannot. Exit status 1 if the course cannot run."""
+    """Show what this machine can do, and what to do about what it cannot. Exit status 1 if the course cannot run.
+
+    Example: course doctor --json
+    """
     from course.doctor import examine, show_findings
 
     findings = examine()
@@ -56,26 +59,30 @@ def lab(
     port: Annotated[int | None, typer.Option(help="Port; 0 for any free one [default: first free from 8888]")] = None,
     browser: Annotated[bool, typer.Option(help="Open a browser window, where there is a display.")] = True,
 ) -> None:
-    """Prepare the base model and your workspace, then open JupyterLab on the first lesson."""
+    """Prepare the base model and your workspace, then open JupyterLab on the first lesson.
+
+    Example: course lab --port 9000 --no-browser
+    """
     from course.base_model import base_model_folder
     from course.cpu_bfloat16 import cpu_bfloat16_usable
     from course.lab import run_lab
-    from course.workspace import sync_workspace, workspace_folder
+    from course.workspace import assistant_files_folder, sync_workspace, workspace_folder
 
     base_model_folder()
     cpu_bfloat16_usable()  # asked here once, so that no kernel started from here has to
-    report = sync_workspace(workspace_folder(workspace))
-    typer.echo(f"Workspace: {report.folder}")
-    for verb, names in (("New", report.copied), ("Updated (you had not edited it)", report.updated)):
-        for name in names:
-            typer.echo(f"  {verb}: {name}")
-    for name in report.kept:
-        typer.echo(f"  Kept yours: {name}. A newer version exists; rename yours and start again to get it.")
+    folder = workspace_folder(workspace)
+    typer.echo(f"Workspace: {folder}")
+    for report in (sync_workspace(folder), sync_workspace(folder, assistant_files_folder())):
+        for verb, names in (("New", report.copied), ("Updated (you had not edited it)", report.updated)):
+            for name in names:
+                typer.echo(f"  {verb}: {name}")
+        for name in report.kept:
+            typer.echo(f"  Kept yours: {name}. A newer version exists; rename yours and start again to get it.")
 
     def announce(address: str) -> None:
         typer.echo(f"\nJupyterLab is ready: {address}\nStop it with Ctrl-C.")
 
-    raise typer.Exit(run_lab(report.folder, port, browser, announce))
+    raise typer.Exit(run_lab(folder, port, browser, announce))
 
 
 @app.command()

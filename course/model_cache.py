@@ -131,17 +131,21 @@ def _seal(folder: Path) -> None:
     """Flush every file, then write and flush the manifest that says the folder is whole."""
     files = {}
     for path in sorted(folder.iterdir()):
+        path.chmod(0o644)  # safetensors makes the weights private; a cache may be shared
         _flush(path)
         files[path.name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
     manifest = folder / MANIFEST_NAME
     manifest.write_text(json.dumps({"files": files}, indent=1))
+    manifest.chmod(0o644)
     _flush(manifest)
-    folder.chmod(0o755)  # mkdtemp makes it private; a cache may be shared
+    folder.chmod(0o755)  # mkdtemp makes it private
     _flush(folder)
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if path.is_dir() and os.name == "nt":  # Windows cannot open a folder; its renames are journalled
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes what it may write
     try:
         os.fsync(descriptor)
     finally:

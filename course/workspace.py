@@ -46,6 +46,11 @@ def shipped_notebooks_folder() -> Path:
     return _project_root() / "notebooks"
 
 
+def assistant_files_folder() -> Path:
+    """What coding assistants read in a workspace: how to tutor without solving."""
+    return Path(__file__).resolve().parent / "assistants"
+
+
 def first_lesson(folder: Path) -> str | None:
     """The path, relative to `folder`, of the notebook to open first: lesson 00, else the first by name, else None."""
     names = sorted(_relative_files(folder, "*.ipynb"))

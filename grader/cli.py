@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -17,7 +18,9 @@ out = Console()
 err = Console(stderr=True)
 
 LessonOption = Annotated[str | None, typer.Option("--lesson", help="Only this lesson, as in 07_lora.")]
-CourseOption = Annotated[str | None, typer.Option("--course", help="module:attribute of a Course.")]
+CourseOption = Annotated[
+    str | None, typer.Option("--course", help="Another course than the installed one, as in my_course:COURSE.")
+]
 
 
 def _course(spec: str | None) -> Catalogue:
@@ -32,9 +35,22 @@ def _fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+def _require_linux(command: str) -> None:
+    """Before anything is imported that only Linux has."""
+    if sys.platform != "linux":
+        _fail(
+            f"`grader {command}` runs code of learners behind a wall that the Linux kernel gives (namespaces, "
+            f"Landlock, seccomp), and this is {sys.platform}. Run it on Linux: a server, a virtual machine, a "
+            "container or WSL 2. Checks in notebooks work everywhere."
+        )
+
+
 @app.command("list")
 def list_exercises(lesson: LessonOption = None, course: CourseOption = None) -> None:
-    """List lessons and exercises."""
+    """List lessons and exercises.
+
+    Example: grader list --lesson 07_lora
+    """
     catalogue = _course(course)
     table = Table("exercise", "title", "difficulty", "minutes", "points", "misconceptions")
     try:
@@ -58,7 +74,10 @@ def build(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 if a notebook is stale.")] = False,
     course: CourseOption = None,
 ) -> None:
-    """Build every lesson's notebook."""
+    """Build every lesson's notebook.
+
+    Example: grader build --check
+    """
     from grader.build import BuildError, build_all, stale_notebooks
 
     catalogue = _course(course)
@@ -83,7 +102,10 @@ def verify(
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the files.")] = os.cpu_count() or 1,
     course: CourseOption = None,
 ) -> None:
-    """Prove that every exercise is worth trusting; exit 1 with the reasons if one is not."""
+    """Prove that every exercise is worth trusting; exit 1 with the reasons if one is not.
+
+    Example: grader verify --lesson 07_lora
+    """
     from concurrent.futures.process import BrokenProcessPool
 
     from grader.verify import verify as run_verify
@@ -122,7 +144,10 @@ def run(
     folder: Annotated[Path, typer.Option(help="An empty folder to work in; the executed notebook stays there.")],
     course: CourseOption = None,
 ) -> None:
-    """Run a lesson's notebook with the reference answers, top to bottom; exit 1 if a cell or a check fails."""
+    """Run a lesson's notebook with the reference answers, top to bottom; exit 1 if a cell or a check fails.
+
+    Example: grader run 07_lora --folder run
+    """
     from grader.execute import LessonRunError, run_lesson
 
     catalogue = _course(course)
@@ -144,7 +169,10 @@ def make_nbgrader_course(
     lesson: Annotated[list[str] | None, typer.Option("--lesson", help="Only this lesson; may be repeated.")] = None,
     course: CourseOption = None,
 ) -> None:
-    """Make an nbgrader course folder from the lessons, or bring it up to date; exit 1 when a change is refused."""
+    """Make an nbgrader course folder from the lessons, or bring it up to date; exit 1 when a change is refused.
+
+    Example: grader nbgrader our_course --lesson 07_lora
+    """
     from grader.build import BuildError
     from grader.nbgrader_course import CourseFolderError, make_course
 
@@ -187,7 +215,11 @@ def grade(
     ] = False,
     course: CourseOption = None,
 ) -> None:
-    """Grade a folder of submissions in sandboxes, in parallel; exit 1 when an exercise of ours is broken."""
+    """Grade a folder of submissions in sandboxes, in parallel; exit 1 when an exercise of ours is broken.
+
+    Example: grader grade submissions --lesson 07_lora --out results
+    """
+    _require_linux("grade")
     from grader.cohort.command import grade_folder
 
     if (submissions is None) == (nbgrader is None):
@@ -241,7 +273,11 @@ def grade_adapters(
     memory_gib: Annotated[float, typer.Option(min=0.5, help="Memory one evaluation may use.")] = 4.0,
     course: CourseOption = None,
 ) -> None:
-    """Grade the adapters handed in beside the notebooks on a hidden set; exit 1 when an evaluation died."""
+    """Grade the adapters handed in beside the notebooks on a hidden set; exit 1 when an evaluation died.
+
+    Example: grader grade-adapters submissions --lesson 09_qlora --out results
+    """
+    _require_linux("grade-adapters")
     from grader.adapters.command import grade_adapter_folder
 
     grade_adapter_folder(
@@ -263,7 +299,10 @@ def receipt(
     results: Annotated[Path, typer.Option(help="The results folder it came from.")] = Path("results"),
     notebook: Annotated[Path | None, typer.Option(help="The notebook that is said to be the graded one.")] = None,
 ) -> None:
-    """Say whether a receipt is genuine, and of this notebook; exit 1 if not."""
+    """Say whether a receipt is genuine, and of this notebook; exit 1 if not.
+
+    Example: grader receipt ada.json --results results --notebook ada/07_lora.ipynb
+    """
     from grader.cohort.receipt import ReceiptError, check_receipt
 
     try:
@@ -290,7 +329,10 @@ def report(
     folder: Annotated[Path | None, typer.Option("--out", help="Where to write (default: RESULTS/report).")] = None,
     course: CourseOption = None,
 ) -> None:
-    """Where a graded class is stuck: item analysis, wrong ideas, similar answers, timing; one HTML page and tables."""
+    """Where a graded class is stuck: item analysis, wrong ideas, similar answers, timing; one HTML page and tables.
+
+    Example: grader report results --lesson 07_lora --submissions submissions
+    """
     from grader.report.command import write_reports
 
     write_reports(_course(course), results, lesson, submissions, folder, out=out, fail=_fail)
@@ -301,7 +343,10 @@ def attempts(
     exercise: Annotated[str | None, typer.Argument(help="Exercise id, as in l07-lora-linear.")] = None,
     show_source: Annotated[bool, typer.Option("--source", help="Print each answer as it was.")] = False,
 ) -> None:
-    """List the attempts kept in this workspace; nothing a learner checked is ever lost."""
+    """List the attempts kept in this workspace; nothing a learner checked is ever lost.
+
+    Example: grader attempts l07-lora-linear --source
+    """
     from grader.progress import Progress, ProgressError
 
     try:

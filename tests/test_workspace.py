@@ -61,6 +61,19 @@ def test_an_edited_notebook_is_never_overwritten(tmp_path: Path, shipped: Path) 
         assert (folder / "07_lora.ipynb").read_text() == "my answers"
 
 
+def test_assistants_are_told_to_tutor_and_an_edited_policy_stays(tmp_path: Path, shipped: Path) -> None:
+    folder, source = tmp_path / "mine", workspace.assistant_files_folder()
+    sync_workspace(folder, shipped)
+    assert sync_workspace(folder, source).copied == ("AGENTS.md", "CLAUDE.md")
+    policy = (folder / "AGENTS.md").read_text(encoding="utf-8")
+    assert all(word in policy for word in ("course/lessons", "hint()", "solution()", "check("))
+    assert (folder / "CLAUDE.md").read_text() == "@AGENTS.md\n"  # How that file names another one to read.
+    (folder / "AGENTS.md").write_text("Our class has rules of its own.")
+    assert sync_workspace(folder, source) == SyncReport(folder)
+    assert (folder / "AGENTS.md").read_text() == "Our class has rules of its own."
+    assert first_lesson(folder) == "00_start.ipynb"
+
+
 def test_renaming_an_edited_notebook_brings_the_new_version(tmp_path: Path, shipped: Path) -> None:
     folder = tmp_path / "mine"
     sync_workspace(folder, shipped)
@@ -193,7 +206,7 @@ app()
         server, token = found.groups()
         assert b"jupyter-config-data" in fetch(found.group(0), token)
         names = {item["name"] for item in json.loads(fetch(f"{server}api/contents", token))["content"]}
-        assert {"00_start.ipynb", "07_lora.ipynb"} <= names
+        assert {"00_start.ipynb", "07_lora.ipynb", "AGENTS.md", "CLAUDE.md"} <= names
         kernels = json.loads(fetch(f"{server}api/kernelspecs", token))
         python = kernels["kernelspecs"][kernels["default"]]["spec"]["argv"][0]
         assert Path(python).name.startswith("python") and (not os.path.isabs(python) or python == sys.executable)

@@ -103,7 +103,8 @@ def _no_answer_behind_the_wall(catalogue: Catalogue, lesson: Lesson) -> Iterator
             own = write_public_tree(catalogue, lesson, Path(folder), preload(read_manifest(catalogue, lesson)))
         except Exception:
             return  # An exercise without a public view: refused with the exercise's other rules already.
-        lines = {file.stem: set(map(source.squeeze, file.read_text().splitlines())) for file in own.glob("*.py")}
+        texts = {file.stem: file.read_text(encoding="utf-8") for file in own.glob("*.py")}
+        lines = {stem: set(map(source.squeeze, text.splitlines())) for stem, text in texts.items()}
     for stem in catalogue.stems(lesson):
         exercise = catalogue.load(lesson, stem)
         for module, shown in lines.items():
