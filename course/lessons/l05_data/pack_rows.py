@@ -343,10 +343,28 @@ def end_places_as_lengths(rows, length, strategy):
 
 
 @exercise.misconception(
-    hint="Without a token there is one empty pack in your result. A pack without tokens is none: return an empty list."
+    hint="Wrapped: without a token there is one empty pack in your result. A pack without tokens is none: return an "
+    "empty list."
 )
-def empty_pack_for_nothing(rows, length, strategy):
-    return pack_rows(rows, length, strategy) or [{"input_ids": [], "labels": []}]
+def empty_piece_for_nothing(rows, length, strategy):
+    return pack_rows(rows, length, strategy) or ([{"input_ids": [], "labels": []}] if strategy == "wrapped" else [])
+
+
+@exercise.misconception(
+    hint="bfd: without a token there is one empty pack in your result. Open a pack only when a row needs it."
+)
+def pack_opened_for_nothing(rows, length, strategy):
+    opened = [{"input_ids": [], "labels": [], "seq_lengths": []}] if strategy == "bfd" else []
+    return pack_rows(rows, length, strategy) or opened
+
+
+@exercise.misconception(
+    hint="Of rows over the limit the first ids are kept and the last labels. Both lists are cut at the same end."
+)
+def labels_cut_at_the_front(rows, length, strategy):
+    if strategy == "bfd":
+        rows = [{"input_ids": row["input_ids"][:length], "labels": row["labels"][-length:]} for row in rows]
+    return pack_rows(rows, length, strategy)
 
 
 @exercise.misconception(

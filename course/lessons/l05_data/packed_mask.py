@@ -282,6 +282,12 @@ def neighbours_told_apart(seq_lengths, width):
     return position_ids, (same & torch.ones(width, width, dtype=torch.bool).tril())[:, None]
 
 
+@exercise.misconception(hint="Positions of the last row count on into the padding. There they are 0.")
+def last_row_counted_on(seq_lengths, width):
+    longer = [[*sizes[:-1], width - sum(sizes[:-1])] for sizes in seq_lengths]
+    return packed_mask(longer, width)[0], packed_mask(seq_lengths, width)[1]
+
+
 @exercise.cases
 def cases(seed: int) -> list[Case]:
     random = torch.Generator().manual_seed(seed)
