@@ -505,6 +505,42 @@ def last_bytes_read(rows, held_out, salt):
     return variant(rows, held_out, salt, test=last)
 
 
+@exercise.misconception(
+    hint="Questions are compared in capitals. str.upper makes letters equal that are not, such as the Turkish ı and "
+    "i; str.casefold is made for comparing."
+)
+def capitals_are_not_casefold(rows, held_out, salt):
+    return variant(rows, held_out, salt, key=lambda row: (" ".join(row["question"].upper().split()), row["answer"]))
+
+
+@exercise.misconception(
+    hint="Questions are compared in the form NFKC, in which m² and m2 are the same. Step 3 evens out case and "
+    "white space, and nothing else."
+)
+def compared_in_compatibility_form(rows, held_out, salt):
+    return variant(
+        rows, held_out, salt, key=lambda row: (said(unicodedata.normalize("NFKC", row["question"])), row["answer"])
+    )
+
+
+@exercise.misconception(
+    hint="Questions are compared without their accents, so café equals cafe. Normal form makes two spellings of one "
+    "letter equal; the accent stays."
+)
+def compared_without_accents(rows, held_out, salt):
+    def bare(text):
+        return "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
+
+    return variant(rows, held_out, salt, key=lambda row: (said(bare(row["question"])), row["answer"]))
+
+
+@exercise.misconception(
+    hint="Questions are compared without their punctuation. Step 3 evens out case and white space, and nothing else."
+)
+def compared_without_punctuation(rows, held_out, salt):
+    return variant(rows, held_out, salt, key=lambda row: (said(re.sub(r"[^\w\s]", "", row["question"])), row["answer"]))
+
+
 @exercise.cases
 def cases(seed: int) -> list[Case]:
     words = random.Random(seed)
@@ -544,6 +580,9 @@ def cases(seed: int) -> list[Case]:
     messy = [row(f" {group}\n", f"Number {number} ? ", f"SELECT {number} ") for number, group in enumerate(names)]
     twins = [row(names[0], text) for text in ("Is it a part?", "Is it apart?", "is\u2003it\n apart?", "Is it   apart?")]
     twins += [row(names[n], "Which?", answer) for n, answer in enumerate(("a  b", "a b", "cre\u0300me", "cr\u00e8me"))]
+    twins += [
+        row(names[7], text) for text in ("How many m²?", "How many m2?", "A café?", "A cafe?", "A cafe", "Bı?", "BI?")
+    ]
     twins += [row(names[5], "Is  it\tnew?"), row(names[6], "is it new?")]
     capitals, spaced = (
         [row(change(name), f"Is {name} so?") for name in names] for change in (str.upper, "a  {}".format)

@@ -53,7 +53,7 @@ def near_duplicates(texts: list[str], a: list[int], b: list[int], threshold: flo
     shingle: all of its words, joined likewise (the empty string if there are none, so such texts are all alike).
     Signature: K numbers, number k being the least value of (a[k] * shingle_hash(s) + b[k]) modulo 2**32 over all
     shingles s of the text. shingle_hash(s) is given (course.lessons.l05_data.hashing): a whole number below 2**32.
-        (The product can pass 64 bits. In torch.int64 it wraps around, which does not change the remainder modulo 2**32;
+        (The product can pass 63 bits. In torch.int64 it wraps around, which does not change the remainder modulo 2**32;
         in floating point it would.)
     Estimate: the share of the K places at which two signatures are equal.
 
@@ -434,6 +434,17 @@ def wordless_texts_dropped(texts, a, b, threshold):
     return similarity, [n for n in kept if re.search(r"\w", texts[n])]
 
 
+@exercise.misconception(
+    hint="Your numbers are rounded: a product can have 64 binary digits, and a float holds 53 (float32: 24). Other "
+    "numbers then come out equal. Use whole numbers throughout."
+)
+def rounded_products(texts, a, b, threshold):
+    sets = [[shingle_hash(s) for s in shingle_set(text)] for text in texts]
+    return judged(
+        [[int(min(float(x * h + y) % 2**32 for h in z)) for x, y in zip(a, b, strict=True)] for z in sets], threshold
+    )
+
+
 @exercise.cases
 def cases(seed: int) -> list[Case]:
     words = random.Random(seed)
@@ -467,9 +478,21 @@ def cases(seed: int) -> list[Case]:
         case("short", "on texts of no, one and two words", short, 96, 0.5),
         case("words", "on words with accents, digits, _, hyphens and apostrophes", spelled, 128, 0.3),
         case("no words", "when texts hold no word", ["...", "", "yes", " "], 16, 0.5, visible=False),
+        neighbours(words),
         case("random", "on random texts of few words", random_texts, 128, 0.4, visible=False),
         case("one text", "on a single text", turned[:1], 8, 0.5, visible=False),
     ]
+
+
+def neighbours(words: random.Random) -> Case:
+    """Two texts whose numbers are different and next to each other in every order, so that rounding would meet them."""
+    hashes = {word: shingle_hash(word) for word in WORDS}
+    one, other = next((x, y) for x in WORDS for y in WORDS if (hashes[x] - hashes[y]) % 2)
+    unit = pow(hashes[one] - hashes[other], -1, 2**32)
+    a = [distance * unit % 2**32 for distance in range(1, 64, 2)]
+    b = [words.randrange(2**32) for _ in a]
+    given = {"texts": [one, other, one], "a": a, "b": b, "threshold": 0.5}
+    return Case("neighbours", given, "when two texts' numbers lie close together in every order")
 
 
 @exercise.probe

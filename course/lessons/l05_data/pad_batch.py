@@ -320,6 +320,13 @@ def mask_of_truth_values(rows, pad_id, multiple_of=1):
     return batch | {"attention_mask": batch["attention_mask"].bool()}
 
 
+@exercise.misconception(
+    hint="The first label of each row is hidden. The rows' labels are ready; none of them is to be changed."
+)
+def first_label_hidden(rows, pad_id, multiple_of=1):
+    return pad_batch([row | {"labels": [-100, *row["labels"][1:]]} for row in rows], pad_id, multiple_of)
+
+
 @exercise.cases
 def cases(seed: int) -> list[Case]:
     random_numbers = random.Random(seed)
@@ -338,7 +345,7 @@ def cases(seed: int) -> list[Case]:
 
     lengths = [random_numbers.randint(3, 12) for _ in range(5)]
     cut_off = {"input_ids": [1, 17, 0, 18], "labels": [-100, -100, 0, 18]}
-    two_ends = {"input_ids": [2, 1, 16, 2, 2], "labels": [-100, -100, 16, 2, 2]}
+    two_ends = {"input_ids": [2, 1, 16, 2, 2], "labels": [2, -100, 16, 2, 2]}
     newline_last = {"input_ids": [1, 0, 19, 2, 198, 198], "labels": [-100, -100, 19, 2, -100, -100]}
     unlabelled = {"input_ids": [1, 15, 2], "labels": [-100] * 3}
     return [
