@@ -44,13 +44,14 @@ def assistant_labels(input_ids: list[int], header: list[int], end_id: int) -> li
 
     input_ids: the tokens of a whole rendered conversation, T of them.
     header: the tokens that open an assistant's turn, at least one (for SmolLM2 those of "<|im_start|>assistant" and a
-        newline).
+        newline); end_id is not among them.
     end_id: the token that ends every turn (<|im_end|>).
 
     An answer is what follows a header, up to and including the first end token. The header is not part of it, nor is
     the newline that the template writes after the end token. A conversation may hold several answers or none; it may
     be cut off inside an answer (then all that is there counts), or end with a header that no token follows. Inside an
-    answer only the end token is looked for; behind it the search for a header goes on.
+    answer only the end token is looked for; right behind it the search for a header goes on. (SmolLM2's template writes
+    a newline there, others write nothing.) A header counts wherever it stands whole, behind a broken-off one too.
 
     Returns T labels. They stand at the same places as their tokens: the model shifts them by itself when it computes
     the loss. -100 is the label that torch's cross-entropy leaves out. input_ids stays as it is; in no
@@ -269,6 +270,126 @@ def headers_looked_for_inside_answers(input_ids, header, end_id):
     return labels
 
 
+@exercise.misconception(
+    hint="You pass over the token behind an answer's end token unseen, as if it were always the template's newline. A "
+    "header can stand right there."
+)
+def token_behind_the_end_passed_over(input_ids, header, end_id):
+    labels, place = [-100] * len(input_ids), 0
+    while place < len(input_ids):
+        if input_ids[place : place + len(header)] != header:
+            place += 1
+            continue
+        start = place + len(header)
+        stop = input_ids.index(end_id, start) + 1 if end_id in input_ids[start:] else len(input_ids)
+        labels[start:stop] = input_ids[start:stop]
+        place = stop + 1
+    return labels
+
+
+def token_by_token(input_ids: list[int], header: list[int], end_id: int, again: bool) -> list[int]:
+    """Counts the header's tokens that matched; `again`: a token that breaks a match off may begin a new one."""
+    labels: list[int] = []
+    matched, inside = 0, False
+    for token in input_ids:
+        labels.append(token if inside else -100)
+        if inside:
+            inside = token != end_id
+            continue
+        if token == header[matched]:
+            matched += 1
+        else:
+            matched = int(again and token == header[0])
+        if matched == len(header):
+            matched, inside = 0, True
+    return labels
+
+
+@exercise.misconception(
+    hint="When a header breaks off in the middle, you do not look again at the token that broke it off. That token can "
+    "be the first one of a whole header."
+)
+def false_start_not_looked_at_again(input_ids, header, end_id):
+    return token_by_token(input_ids, header, end_id, again=False)
+
+
+@exercise.misconception(
+    hint="When a header breaks off in the middle, you go on from the token that broke it off. A whole header may have "
+    "begun earlier, inside the part that had matched: try every place as a beginning."
+)
+def false_start_restarted_too_late(input_ids, header, end_id):
+    return token_by_token(input_ids, header, end_id, again=True)
+
+
+@exercise.misconception(
+    hint="You look for the header in a text made of the ids' digits, where 7 is found inside 17. Compare tokens, not "
+    "digits."
+)
+def digits_compared(input_ids, header, end_id):
+    opened = " ".join(map(str, header))
+    labels, inside = [], False
+    for place, token in enumerate(input_ids):
+        before = " ".join(map(str, input_ids[:place]))
+        inside = inside or before.endswith(opened)
+        labels.append(token if inside else -100)
+        inside = inside and token != end_id
+    return labels
+
+
+@exercise.misconception(
+    hint="You do not compare the whole header: its last token is not looked at. What begins like a header and goes on "
+    "otherwise is none."
+)
+def last_header_token_not_compared(input_ids, header, end_id):
+    last = len(header) - 1
+    labels, place = [-100] * len(input_ids), 0
+    while place < len(input_ids):
+        if not last or input_ids[place : place + last] != header[:last]:
+            whole = input_ids[place : place + len(header)] == header
+            if not whole:
+                place += 1
+                continue
+        start = min(place + len(header), len(input_ids))
+        stop = input_ids.index(end_id, start) + 1 if end_id in input_ids[start:] else len(input_ids)
+        labels[start:stop] = input_ids[start:stop]
+        place = max(stop, place + 1)
+    return labels
+
+
+@exercise.misconception(
+    hint="Where an answer holds the token 0 it has no label. 0 is a token id like any other; ask whether a place is "
+    "inside an answer, not whether its id is true."
+)
+def token_zero_unlabelled(input_ids, header, end_id):
+    return [label or -100 for label in assistant_labels(input_ids, header, end_id)]
+
+
+@exercise.misconception(
+    hint="A header at the very front of the row is not found. Your search begins one token too late."
+)
+def header_at_the_front_missed(input_ids, header, end_id):
+    return [-100, *assistant_labels(input_ids[1:], header, end_id)] if input_ids else []
+
+
+@exercise.misconception(
+    hint="Where an answer quotes the header, you begin to label behind the quoted one. The answer begins after the "
+    "first header; inside it only the end token is looked for."
+)
+def begins_at_a_quoted_header(input_ids, header, end_id):
+    labels, inside = [-100] * len(input_ids), False
+    for start in range(len(input_ids)):
+        if input_ids[start : start + len(header)] == header:
+            before = input_ids[:start]
+            last_end = len(before) - before[::-1].index(end_id) if end_id in before else 0
+            labels[last_end : start + len(header)] = [-100] * (start + len(header) - last_end)
+            inside = True
+            continue
+        if inside and labels[start] == -100 and input_ids[start - len(header) : start] == header:
+            stop = input_ids.index(end_id, start) + 1 if end_id in input_ids[start:] else len(input_ids)
+            labels[start:stop] = input_ids[start:stop]
+    return labels
+
+
 @exercise.cases
 def cases(seed: int) -> list[Case]:
     words = random.Random(seed)
@@ -295,6 +416,42 @@ def cases(seed: int) -> list[Case]:
         case("in a row", "when two answers follow each other", chat("uaatua", words), visible=False),
         case("no answer", "when there is no answer", chat("su", words), visible=False),
         case("three tokens", "when only three tokens are left", chat("ua", words), max_length=3, visible=False),
+        *(Case(name, tokens, about) for name, about, tokens in rows_of_other_templates(words)),
+    ]
+
+
+def rows_of_other_templates(words: random.Random) -> list[tuple[str, str, dict[str, Any]]]:
+    """Name, description and tokens of rows as other templates write them, the answers between "(" and ")"."""
+    word = f"{words.randint(100, 200)}"
+
+    def row(header: list[int], text: str) -> dict[str, Any]:
+        return {"text": text, "header": header, "end_id": 2}
+
+    return [
+        (
+            "next to each other",
+            "when a header stands right behind an end token",
+            row([7, 8], f"5 2 7 8( {word} 2)7 8( 40 2)6"),
+        ),
+        (
+            "false start",
+            "when a broken-off header stands before a whole one",
+            row([7, 8], f"7 7 8( {word} 41 2)6 7 7 8( 9 2)"),
+        ),
+        (
+            "repeated start",
+            "when a header begins with a token twice",
+            row([7, 7, 8], f"5 7 7 7 8( {word} 2)6 7 7 7 7 8( 9"),
+        ),
+        (
+            "like a header",
+            "when tokens are only like a header",
+            row([7, 8, 9], f"17 8 9 {word} 2 7 8 6 40 2 7 9 8 8 9 7 8 9( 5 2)7 8"),
+        ),
+        ("token 0", "when an answer holds the token 0", row([7, 8], f"0 7 8( {word} 0 0 2)0")),
+        ("header of one token", "when the header is one token", row([7], f"{word} 2 7( 40 7 2)6 7( 2)7(")),
+        ("at the front", "when a header stands at the very front", row([7, 8], f"7 8( {word} 2)6 7 8( 2)")),
+        ("nothing", "on no tokens at all", row([7, 8], "")),
     ]
 
 
@@ -308,34 +465,51 @@ def rendered(messages: Messages, add_generation_prompt: bool, max_length: int | 
 
 
 @exercise.probe
-def probe(answer: Any, messages: Messages, add_generation_prompt: bool, max_length: int | None) -> Any:
-    """Renders the chat with SmolLM2's template and calls the answer with its tokens."""
-    header = bundled_tokenizer()("<|im_start|>assistant\n")["input_ids"]
-    input_ids = rendered(messages, add_generation_prompt, max_length)["input_ids"]
+def probe(answer: Any, **inputs: Any) -> Any:
+    """Calls the answer with the tokens of a row: a chat rendered by SmolLM2's template, or a row written out."""
+    input_ids, header, end_id, _ = tokens_and_labels(**inputs)
     given = list(input_ids)
-    labels = answer(given, header, bundled_tokenizer().eos_token_id)
+    labels = answer(given, list(header), end_id)
     if given != input_ids:
         raise RuntimeError("input_ids was changed in place; the rows need it as it was, so write to a new list")
     return labels.tolist() if isinstance(labels, torch.Tensor) else labels
 
 
 @exercise.oracle
-def oracle(messages: Messages, add_generation_prompt: bool, max_length: int | None) -> list[int]:
+def oracle(**inputs: Any) -> list[int]:
+    return tokens_and_labels(**inputs)[3]
+
+
+def tokens_and_labels(**inputs: Any) -> tuple[list[int], list[int], int, list[int]]:
+    """Input ids, header, end token and right labels of a case.
+
+    A chat's labels are those that transformers reads off a marked template; a written row shows its own.
+    """
+    if "text" in inputs:
+        ids, labels, answered = [], [], False
+        for piece in re.findall(r"\d+|[()]", inputs["text"]):
+            if piece in "()":
+                answered = piece == "("
+                continue
+            ids.append(int(piece))
+            labels.append(int(piece) if answered else -100)
+        return ids, inputs["header"], inputs["end_id"], labels
     from course.lessons.l05_data.training_template import training_template
 
-    options = {"chat_template": training_template(), "return_assistant_tokens_mask": True}
-    found = rendered(messages, add_generation_prompt, max_length, **options)
-    return [
-        token if answered else -100
-        for token, answered in zip(found["input_ids"], found["assistant_masks"], strict=True)
-    ]
+    found = rendered(**inputs, chat_template=training_template(), return_assistant_tokens_mask=True)
+    marks = zip(found["input_ids"], found["assistant_masks"], strict=True)
+    tokenizer = bundled_tokenizer()
+    header = tokenizer("<|im_start|>assistant\n")["input_ids"]
+    labels = [token if answered else -100 for token, answered in marks]
+    return rendered(**inputs)["input_ids"], header, tokenizer.eos_token_id, labels
 
 
 @exercise.diagnose
-def diagnose(got: list[int], want: list[int], messages: Messages, add_generation_prompt: bool, max_length: int | None):
+def diagnose(got: list[int], want: list[int], **inputs: Any) -> str:
     """Which token stands at the first difference."""
-    tokenizer = bundled_tokenizer()
-    input_ids = rendered(messages, add_generation_prompt, max_length)["input_ids"]
+    input_ids, header, end_id, _ = tokens_and_labels(**inputs)
     place = next(i for i, (mine, right) in enumerate(zip(got, want, strict=True)) if mine != right)
-    near = [tokenizer.decode(token) for token in input_ids[max(0, place - 2) : place + 1]]
+    if "text" in inputs:
+        return f"The row is input_ids={input_ids} with header={header} and end_id={end_id}"
+    near = [bundled_tokenizer().decode(token) for token in input_ids[max(0, place - 2) : place + 1]]
     return f"That place holds {near[-1]!r}, after {', '.join(map(repr, near[:-1])) or 'nothing'}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import unicodedata
 from typing import Any
 
@@ -43,7 +44,7 @@ FIELDS = ("group", "question", "answer")
 def clean_and_split(rows: list[dict[str, str]], held_out: float, salt: str) -> dict[str, list[dict[str, str]]]:
     """Clean rows in two splits, every group whole in one of them.
 
-    rows: each has the texts "group", "question" and "answer".
+    rows: each has the texts "group", "question" and "answer", and no other key.
     held_out: the share of groups, from 0 to 1, that is meant for the test split.
     salt: a text that names this split; another salt gives another split.
 
@@ -51,7 +52,8 @@ def clean_and_split(rows: list[dict[str, str]], held_out: float, salt: str) -> d
     2. Leave out rows in which any of the three texts is empty now; in step 3 they do not count as earlier rows.
     3. Leave out copies: a row is a copy if an earlier row of any group has the same answer, and the same question when
        compared with str.casefold and with every run of white space taken as one space. (Same question, other answer: no
-       copy.) The first row stays, its texts as cleaned in step 1.
+       copy. In answers, and in the groups of step 4, capitals and inner spaces matter.) The first row stays, its texts
+       as cleaned in step 1.
     4. Split: read the first 8 bytes of SHA-256 of the UTF-8 text salt + "/" + group (as cleaned) as a whole number,
        most significant byte first, and divide by 2**64. Below held_out the group's rows go to "test", else to "train".
 
@@ -361,6 +363,184 @@ def exact_share_of_groups(rows, held_out, salt):
     return variant(rows, held_out, salt, choose=lowest)
 
 
+@exercise.misconception(
+    hint="Runs of white space in answers are taken as one space too. Only the question is compared loosely: in an "
+    "answer every character may matter."
+)
+def answers_spaces_evened(rows, held_out, salt):
+    return variant(rows, held_out, salt, key=lambda row: (said(row["question"]), " ".join(row["answer"].split())))
+
+
+@exercise.misconception(
+    hint="All white space is taken out of questions before comparing, so 'a part' equals 'apart'. A run of white space "
+    "becomes one space."
+)
+def question_spaces_removed(rows, held_out, salt):
+    return variant(rows, held_out, salt, key=lambda row: ("".join(said(row["question"]).split()), row["answer"]))
+
+
+@exercise.misconception(
+    hint="Only spaces are evened out in questions. White space is also the tab, the newline and others."
+)
+def only_blanks_evened(rows, held_out, salt):
+    return variant(rows, held_out, salt, key=lambda row: (re.sub(" +", " ", row["question"].casefold()), row["answer"]))
+
+
+@exercise.misconception(
+    hint="Two spaces are replaced by one, once. Of a run of three or more, or of tabs and newlines, more is left."
+)
+def double_spaces_replaced(rows, held_out, salt):
+    return variant(rows, held_out, salt, key=lambda row: (row["question"].casefold().replace("  ", " "), row["answer"]))
+
+
+@exercise.misconception(
+    hint="Only spaces are taken off the ends of the texts. White space is also the tab, the newline and others."
+)
+def only_blanks_stripped(rows, held_out, salt):
+    return variant(rows, held_out, salt, clean=lambda text: unicodedata.normalize("NFC", text).strip(" "))
+
+
+@exercise.misconception(
+    hint="Inner white space is evened out in the texts that you return. That form of a question is for comparing only; "
+    "cleaning touches the ends."
+)
+def inner_spaces_cleaned(rows, held_out, salt):
+    return variant(rows, held_out, salt, clean=lambda text: " ".join(unicodedata.normalize("NFC", text).split()))
+
+
+@exercise.misconception(
+    hint="Groups are folded to small letters before the hash. Step 4 takes the name as cleaned in step 1: Gym and gym "
+    "are two groups."
+)
+def group_folded(rows, held_out, salt):
+    return variant(rows, held_out, salt, test=lambda row: share_of(f"{salt}/{row['group'].casefold()}") < held_out)
+
+
+@exercise.misconception(
+    hint="Inner white space of a group's name is evened out before the hash. Step 4 takes it as cleaned in step 1."
+)
+def group_spaces_evened(rows, held_out, salt):
+    return variant(
+        rows, held_out, salt, test=lambda row: share_of(f"{salt}/{' '.join(row['group'].split())}") < held_out
+    )
+
+
+@exercise.misconception(
+    hint="Answers are not put into normal form. Step 1 cleans all three texts; two spellings of an accent make two "
+    "different answers otherwise."
+)
+def answers_not_normalised(rows, held_out, salt):
+    return per_field(rows, held_out, salt, answer=str.strip)
+
+
+@exercise.misconception(hint="The white space at an answer's ends is still there. Step 1 cleans all three texts.")
+def answers_not_stripped(rows, held_out, salt):
+    return per_field(rows, held_out, salt, answer=lambda text: unicodedata.normalize("NFC", text))
+
+
+def per_field(rows: Any, held_out: float, salt: str, answer: Any) -> Any:
+    """The same steps with another way to clean the answers."""
+    marked = [row | {"answer": "answer:" + answer(row["answer"])} for row in rows if row["answer"].strip()]
+    splits = variant(marked, held_out, salt, clean=lambda text: text if text.startswith("answer:") else nfc(text))
+    return {name: [row | {"answer": row["answer"][7:]} for row in part] for name, part in splits.items()}
+
+
+def nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip()
+
+
+@exercise.misconception(
+    hint="The rows come back as they were given. What is kept is the texts as cleaned in step 1, not only compared so."
+)
+def uncleaned_rows_returned(rows, held_out, salt):
+    splits = variant(rows, held_out, salt)
+    raw: dict[tuple[str, ...], Any] = {}
+    for row in rows:
+        raw.setdefault(tuple(nfc(row[field]) for field in FIELDS), dict(row))
+    return {name: [raw[tuple(row.values())] for row in part] for name, part in splits.items()}
+
+
+@exercise.misconception(
+    hint="Copies are looked for within each split only, so the same row can stand in training and in test. Drop copies "
+    "before you split."
+)
+def copies_within_a_split_only(rows, held_out, salt):
+    def key(row):
+        return share_of(f"{salt}/{row['group']}") < held_out, said(row["question"]), row["answer"]
+
+    return variant(rows, held_out, salt, key=key)
+
+
+@exercise.misconception(
+    hint="Copies are told by the question as it came, before the normal form. Two spellings of an accent then hide one."
+)
+def compared_before_cleaning(rows, held_out, salt):
+    kept, seen = [], set()
+    for row in rows:
+        key = said(row["question"]), row["answer"].strip()
+        if all(row[field].strip() for field in FIELDS) and key not in seen:
+            kept.append(row)
+            seen.add(key)
+    return variant(kept, held_out, salt, key=id)
+
+
+@exercise.misconception(
+    hint="You take the remainder of the number by 100 (or 1,000). Step 4 divides by 2**64, which gives a share from 0 "
+    "to 1."
+)
+def remainder_instead_of_share(rows, held_out, salt):
+    def bucket(row):
+        digest = hashlib.sha256(f"{salt}/{row['group']}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") % 100 < held_out * 100
+
+    return variant(rows, held_out, salt, test=bucket)
+
+
+@exercise.misconception(hint="The last eight bytes of the hash are read. Step 4 takes the first eight.")
+def last_bytes_read(rows, held_out, salt):
+    def last(row):
+        digest = hashlib.sha256(f"{salt}/{row['group']}".encode()).digest()
+        return int.from_bytes(digest[-8:], "big") / 2**64 < held_out
+
+    return variant(rows, held_out, salt, test=last)
+
+
+@exercise.misconception(
+    hint="Questions are compared in capitals. str.upper makes letters equal that are not, such as the Turkish ı and "
+    "i; str.casefold is made for comparing."
+)
+def capitals_are_not_casefold(rows, held_out, salt):
+    return variant(rows, held_out, salt, key=lambda row: (" ".join(row["question"].upper().split()), row["answer"]))
+
+
+@exercise.misconception(
+    hint="Questions are compared in the form NFKC, in which m² and m2 are the same. Step 3 evens out case and "
+    "white space, and nothing else."
+)
+def compared_in_compatibility_form(rows, held_out, salt):
+    return variant(
+        rows, held_out, salt, key=lambda row: (said(unicodedata.normalize("NFKC", row["question"])), row["answer"])
+    )
+
+
+@exercise.misconception(
+    hint="Questions are compared without their accents, so café equals cafe. Normal form makes two spellings of one "
+    "letter equal; the accent stays."
+)
+def compared_without_accents(rows, held_out, salt):
+    def bare(text):
+        return "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
+
+    return variant(rows, held_out, salt, key=lambda row: (said(bare(row["question"])), row["answer"]))
+
+
+@exercise.misconception(
+    hint="Questions are compared without their punctuation. Step 3 evens out case and white space, and nothing else."
+)
+def compared_without_punctuation(rows, held_out, salt):
+    return variant(rows, held_out, salt, key=lambda row: (said(re.sub(r"[^\w\s]", "", row["question"])), row["answer"]))
+
+
 @exercise.cases
 def cases(seed: int) -> list[Case]:
     words = random.Random(seed)
@@ -370,8 +550,13 @@ def cases(seed: int) -> list[Case]:
     def row(group: str, question: str, answer: str = "SELECT 1") -> dict[str, str]:
         return {"group": group, "question": question, "answer": answer}
 
-    def case(name: str, about: str, rows: list[Any], held_out: float = 0.5, visible: bool = True) -> Case:
+    def case(name: str, about: str, rows: list[Any], held_out: float = 0.5, visible: bool = True, salt=salt) -> Case:
         return Case(name, {"rows": rows, "held_out": held_out, "salt": salt}, about, visible=visible)
+
+    def telling_salt(one: str, other: str) -> str:
+        """A salt that puts the two groups on different sides when half is held out."""
+        salts = (f"{salt}.{number}" for number in range(1000))
+        return next(s for s in salts if (share_of(f"{s}/{one}") < 0.5) != (share_of(f"{s}/{other}") < 0.5))
 
     plain = [row(group, f"Question {number} about the {group}?") for number in range(3) for group in names[:6]]
     asked = f"How many {words.choice(('rooms', 'animals', 'boats'))} are there?"
@@ -393,12 +578,29 @@ def cases(seed: int) -> list[Case]:
     ]
     accents += [row(names[0], "How many m² in all?"), *plain[:6]]
     messy = [row(f" {group}\n", f"Number {number} ? ", f"SELECT {number} ") for number, group in enumerate(names)]
+    twins = [row(names[0], text) for text in ("Is it a part?", "Is it apart?", "is\u2003it\n apart?", "Is it   apart?")]
+    twins += [row(names[n], "Which?", answer) for n, answer in enumerate(("a  b", "a b", "cre\u0300me", "cr\u00e8me"))]
+    twins += [
+        row(names[7], text) for text in ("How many m²?", "How many m2?", "A café?", "A cafe?", "A cafe", "Bı?", "BI?")
+    ]
+    twins += [row(names[5], "Is  it\tnew?"), row(names[6], "is it new?")]
+    capitals, spaced = (
+        [row(change(name), f"Is {name} so?") for name in names] for change in (str.upper, "a  {}".format)
+    )
     return [
         case("six groups", "on clean rows of six groups", plain),
         case("copies", "when questions are repeated, in other groups too", copies),
         case("blanks", "when texts are blank", blank),
         case("accents", "when accents are written in two ways", accents),
         case("untidy", "when texts have white space at their ends", messy),
+        case("twins", "when texts are nearly the same", twins),
+        case(
+            "capitals", "when groups are written in capitals", capitals, salt=telling_salt(names[0].upper(), names[0])
+        ),
+        case(
+            "inner spaces", "when groups hold two spaces", spaced, salt=telling_salt(f"a  {names[0]}", f"a {names[0]}")
+        ),
+        case("all held out", "when everything is held out", plain[:4], held_out=1.0, visible=False),
         case("eight groups", "when a tenth is held out", [*plain, *messy], held_out=0.1, visible=False),
         case("together", "on all of it at once", [*copies, *accents, *plain, *blank, *messy], 0.4, visible=False),
         case("nothing held out", "when nothing is held out", plain[:4], held_out=0.0, visible=False),

@@ -41,16 +41,20 @@ exercise = Exercise(
 
 @exercise.reference
 def near_duplicates(texts: list[str], a: list[int], b: list[int], threshold: float) -> tuple[Tensor, list[int]]:
-    r"""Estimated similarity of all pairs of N texts, and which texts to keep.
+    r"""Estimated similarity of all pairs of N texts (at least one), and which texts to keep.
 
-    a, b: K whole numbers each, below 2**32, which define K hash orders; those in a are odd, so that no two hashes meet.
+    a, b: K whole numbers each (at least one), from 0 to 2**32 - 1, which define K hash orders. Those in a are odd:
+        modulo 2**32, two different hashes then never get the same number in one order.
     threshold: from this estimated similarity on (>=), two texts count as duplicates.
 
-    Shingles: put the text into lower case and find its words with the regular expression \w+ ; the text's set holds
+    Shingles: put the text into lower case (str.lower) and find its words with the regular expression \w+ (as re reads
+    it for str: letters of all scripts, digits and _ are in, apostrophes and hyphens are not); the text's set holds
     every run of three words that follow each other, joined by single spaces. A text of fewer than three words has one
     shingle: all of its words, joined likewise (the empty string if there are none, so such texts are all alike).
     Signature: K numbers, number k being the least value of (a[k] * shingle_hash(s) + b[k]) modulo 2**32 over all
     shingles s of the text. shingle_hash(s) is given (course.lessons.l05_data.hashing): a whole number below 2**32.
+        (The product can pass 63 bits. In torch.int64 it wraps around, which does not change the remainder modulo 2**32;
+        in floating point it would.)
     Estimate: the share of the K places at which two signatures are equal.
 
     Returns a pair: the estimates as a float32 tensor (N, N), and the indices of the kept texts in ascending order. A
@@ -334,6 +338,113 @@ def short_texts_word_by_word(texts, a, b, threshold):
     return judged([minima(shingles, a, b) for shingles in sets], threshold)
 
 
+@exercise.misconception(
+    hint="Letters with accents are no part of your words: your pattern knows a to z only, or re.ASCII is on. \\w means "
+    "the letters of all scripts."
+)
+def ascii_words(texts, a, b, threshold):
+    return judged([minima(shingle_set(text, pattern="[a-z0-9_]+"), a, b) for text in texts], threshold)
+
+
+@exercise.misconception(
+    hint="Your words are made of letters a to z and digits. \\w also stands for accented letters and for _."
+)
+def ascii_words_without_underscore(texts, a, b, threshold):
+    return judged([minima(shingle_set(text, pattern="[a-z0-9]+"), a, b) for text in texts], threshold)
+
+
+@exercise.misconception(hint="Digits are no part of your words. \\w stands for letters, digits and the underscore.")
+def letters_only(texts, a, b, threshold):
+    return judged([minima(shingle_set(text, pattern=r"[^\W\d_]+"), a, b) for text in texts], threshold)
+
+
+@exercise.misconception(
+    hint="Your words are made of the letters a to z only. \\w stands for the letters of all scripts, digits and the "
+    "underscore."
+)
+def letters_a_to_z_only(texts, a, b, threshold):
+    return judged([minima(shingle_set(text, pattern="[a-z]+"), a, b) for text in texts], threshold)
+
+
+@exercise.misconception(
+    hint="An underscore separates words in your sets. For \\w it is a character like a letter, so a_b is one word."
+)
+def underscore_separates(texts, a, b, threshold):
+    return judged([minima(shingle_set(text, pattern=r"[^\W_]+"), a, b) for text in texts], threshold)
+
+
+@exercise.misconception(
+    hint="Apostrophes are part of your words. \\w does not match them: don't is two words, don and t."
+)
+def apostrophes_kept(texts, a, b, threshold):
+    return judged([minima(shingle_set(text, pattern=r"[\w']+"), a, b) for text in texts], threshold)
+
+
+@exercise.misconception(hint="Hyphens are part of your words. \\w does not match them: two-bed is two words.")
+def hyphens_kept(texts, a, b, threshold):
+    return judged([minima(shingle_set(text, pattern=r"[\w-]+"), a, b) for text in texts], threshold)
+
+
+@exercise.misconception(
+    hint="Punctuation is deleted before the words are found, so the words on both sides of a hyphen or an apostrophe "
+    "become one. Let the pattern find the words in the text as it is."
+)
+def punctuation_deleted(texts, a, b, threshold):
+    bare = [re.sub(r"[^\w\s]", "", text) for text in texts]
+    return judged([minima(shingle_set(text), a, b) for text in bare], threshold)
+
+
+@exercise.misconception(
+    hint="Texts are folded with str.casefold, which turns ß into ss. The docstring asks for lower case."
+)
+def casefold_is_not_lower(texts, a, b, threshold):
+    return judged([minima(shingle_set(text.casefold(), lower=False), a, b) for text in texts], threshold)
+
+
+@exercise.misconception(hint="Words of one letter are missing in your shingles. \\w+ matches them as well.")
+def one_letter_words_missed(texts, a, b, threshold):
+    return judged([minima(shingle_set(text, pattern=r"\w\w+"), a, b) for text in texts], threshold)
+
+
+@exercise.misconception(
+    hint="Each text is compared with the text kept last and with no other. Copies lie anywhere; compare with all kept "
+    "texts."
+)
+def last_kept_only(texts, a, b, threshold):
+    def keep(n, close, kept, similarity):
+        return not kept or kept[-1] not in close
+
+    return judged([minima(shingle_set(text), a, b) for text in texts], threshold, keep)
+
+
+@exercise.misconception(
+    hint="Texts without any word are never duplicates of yours, or are left out. They have one shingle, the empty "
+    "string, so the first is kept and the others are its duplicates."
+)
+def wordless_texts_all_kept(texts, a, b, threshold):
+    similarity, kept = judged([minima(shingle_set(text), a, b) for text in texts], threshold)
+    return similarity, sorted({*kept, *(n for n, text in enumerate(texts) if not re.search(r"\w", text))})
+
+
+@exercise.misconception(
+    hint="Texts without any word are dropped. They have one shingle, the empty string, so the first of them is kept."
+)
+def wordless_texts_dropped(texts, a, b, threshold):
+    similarity, kept = judged([minima(shingle_set(text), a, b) for text in texts], threshold)
+    return similarity, [n for n in kept if re.search(r"\w", texts[n])]
+
+
+@exercise.misconception(
+    hint="Your numbers are rounded: a product can have 64 binary digits, and a float holds 53 (float32: 24). Other "
+    "numbers then come out equal. Use whole numbers throughout."
+)
+def rounded_products(texts, a, b, threshold):
+    sets = [[shingle_hash(s) for s in shingle_set(text)] for text in texts]
+    return judged(
+        [[int(min(float(x * h + y) % 2**32 for h in z)) for x, y in zip(a, b, strict=True)] for z in sets], threshold
+    )
+
+
 @exercise.cases
 def cases(seed: int) -> list[Case]:
     words = random.Random(seed)
@@ -352,15 +463,36 @@ def cases(seed: int) -> list[Case]:
     short = ["", "Yes", "yes!", "?!", "oh yes", "Oh, yes", *random_texts[:4]]
     turned = [" ".join(WORDS), " ".join(reversed(WORDS)), " ".join(WORDS[:-3]), " ".join(other)]
     turned += [" ".join(WORDS[5:])]
+    spelled = ["The naïve café isn't a well-known 2 room_list on Große Straße", "the naïve café isn t a well known 2"]
+    spelled += [
+        "the na ve caf isn t a well known 2",
+        "The naïve café isnt a wellknown 2",
+        "well known 2 room list on große",
+    ]
+    spelled += ["the naïve café isn't a well-known room_list", "2 ROOM_LIST ON GROSSE STRASSE", "on große straße", "2"]
     return [
         case("questions", "on five questions of which two are nearly the same", asked, 96, 0.9),
         case("orders", "when texts hold the same words in another order", turned, 128, 0.5),
         case("a chain", "when A resembles B and B resembles C, but A does not resemble C", chain, 128, 0.5),
         case("far apart", "when a copy comes much later", [*turned, *turned[:1]], 64, 1.0, visible=False),
         case("short", "on texts of no, one and two words", short, 96, 0.5),
+        case("words", "on words with accents, digits, _, hyphens and apostrophes", spelled, 128, 0.3),
+        case("no words", "when texts hold no word", ["...", "", "yes", " "], 16, 0.5, visible=False),
+        neighbours(words),
         case("random", "on random texts of few words", random_texts, 128, 0.4, visible=False),
         case("one text", "on a single text", turned[:1], 8, 0.5, visible=False),
     ]
+
+
+def neighbours(words: random.Random) -> Case:
+    """Two texts whose numbers are different and next to each other in every order, so that rounding would meet them."""
+    hashes = {word: shingle_hash(word) for word in WORDS}
+    one, other = next((x, y) for x in WORDS for y in WORDS if (hashes[x] - hashes[y]) % 2)
+    unit = pow(hashes[one] - hashes[other], -1, 2**32)
+    a = [distance * unit % 2**32 for distance in range(1, 64, 2)]
+    b = [words.randrange(2**32) for _ in a]
+    given = {"texts": [one, other, one], "a": a, "b": b, "threshold": 0.5}
+    return Case("neighbours", given, "when two texts' numbers lie close together in every order")
 
 
 @exercise.probe

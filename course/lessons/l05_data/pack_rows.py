@@ -8,7 +8,7 @@ would take 5 x 5 = 25 places for 16 tokens.
 from __future__ import annotations
 
 import random
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain, islice, pairwise
 from typing import Any
 
 from grader.exercise import Case, Exercise
@@ -44,6 +44,7 @@ def pack_rows(rows: list[dict[str, list[int]]], length: int, strategy: str) -> l
     rows: each has "input_ids" and "labels", two lists of the same length, possibly empty. Both are packed alike, so
         that every label stays with its token. The rows themselves stay as they are.
     length: at least 1.
+    strategy: "wrapped" or "bfd", nothing else.
 
     strategy "wrapped": all rows joined in the given order and cut into pieces of `length` tokens, wherever that falls;
         the last piece may be shorter. Each pack has "input_ids" and "labels".
@@ -341,6 +342,108 @@ def end_places_as_lengths(rows, length, strategy):
     return [{k: list(accumulate(v)) if k == "seq_lengths" else v for k, v in pack.items()} for pack in packs]
 
 
+@exercise.misconception(
+    hint="Wrapped: without a token there is one empty pack in your result. A pack without tokens is none: return an "
+    "empty list."
+)
+def empty_piece_for_nothing(rows, length, strategy):
+    return pack_rows(rows, length, strategy) or ([{"input_ids": [], "labels": []}] if strategy == "wrapped" else [])
+
+
+@exercise.misconception(
+    hint="bfd: without a token there is one empty pack in your result. Open a pack only when a row needs it."
+)
+def pack_opened_for_nothing(rows, length, strategy):
+    opened = [{"input_ids": [], "labels": [], "seq_lengths": []}] if strategy == "bfd" else []
+    return pack_rows(rows, length, strategy) or opened
+
+
+@exercise.misconception(
+    hint="Of rows over the limit the first ids are kept and the last labels. Both lists are cut at the same end."
+)
+def labels_cut_at_the_front(rows, length, strategy):
+    if strategy == "bfd":
+        rows = [{"input_ids": row["input_ids"][:length], "labels": row["labels"][-length:]} for row in rows]
+    return pack_rows(rows, length, strategy)
+
+
+@exercise.misconception(
+    hint="Wrapped: rows over the limit lose their end. Only bfd cuts rows off; wrapped keeps every token."
+)
+def wrapped_rows_cut_off(rows, length, strategy):
+    return pack_rows([{key: values[:length] for key, values in row.items()} for row in rows], length, strategy)
+
+
+@exercise.misconception(
+    hint="Wrapped: the rows are sorted by their length before they are joined. They are joined in the given order."
+)
+def wrapped_sorted(rows, length, strategy):
+    return pack_rows(longest_first(rows) if strategy == "wrapped" else rows, length, strategy)
+
+
+@exercise.misconception(
+    hint="Wrapped packs hold seq_lengths in your result. They have input_ids and labels only: a cut falls anywhere."
+)
+def wrapped_with_lengths(rows, length, strategy):
+    packs = pack_rows(rows, length, strategy)
+    return [{"seq_lengths": [len(pack["labels"])]} | pack for pack in packs]
+
+
+@exercise.misconception(
+    hint="seq_lengths holds the rows' lengths before they were cut. Asked for is how many of their tokens lie in the "
+    "pack."
+)
+def lengths_before_cutting(rows, length, strategy):
+    if strategy == "wrapped":
+        return pack_rows(rows, length, strategy)
+    sizes = {tuple(row["input_ids"][:length]): len(row["input_ids"]) for row in rows}
+    packs = pack_rows(rows, length, strategy)
+    for pack in packs:
+        ends = [0, *accumulate(pack["seq_lengths"])]
+        pack["seq_lengths"] = [sizes[tuple(pack["input_ids"][start:end])] for start, end in pairwise(ends)]
+    return packs
+
+
+@exercise.misconception(hint="Rows over the limit are cut in input_ids and not in labels. Both lists are cut alike.")
+def labels_not_cut(rows, length, strategy):
+    if strategy == "wrapped":
+        return pack_rows(rows, length, strategy)
+    whole = {tuple(row["input_ids"][:length]): row["labels"] for row in rows}
+    packs = pack_rows(rows, length, strategy)
+    for pack in packs:
+        ends = [0, *accumulate(pack["seq_lengths"])]
+        pieces = [whole[tuple(pack["input_ids"][start:end])] for start, end in pairwise(ends)]
+        pack["labels"] = [label for piece in pieces for label in piece]
+    return packs
+
+
+@exercise.misconception(
+    hint="Inside a pack your rows lie in the given order. Each row goes to the end of its pack, so the longest one is "
+    "first."
+)
+def given_order_inside_packs(rows, length, strategy):
+    packs = pack_rows(rows, length, strategy)
+    if strategy == "wrapped":
+        return packs
+    numbers = {tuple(row["input_ids"][:length]): number for number, row in enumerate(rows)}
+    ordered = []
+    for pack in packs:
+        ends = [0, *accumulate(pack["seq_lengths"])]
+        spans = sorted(pairwise(ends), key=lambda span, pack=pack: numbers[tuple(pack["input_ids"][slice(*span)])])
+        moved = {key: [x for span in spans for x in pack[key][slice(*span)]] for key in ("input_ids", "labels")}
+        ordered.append(moved | {"seq_lengths": [end - start for start, end in spans]})
+    return ordered
+
+
+@exercise.misconception(
+    hint="Wrapped: the first label of each row was hidden. Here every label stays as it is; hiding them is a step of "
+    "its own."
+)
+def first_labels_hidden(rows, length, strategy):
+    hidden = [row | {"labels": [-100, *row["labels"][1:]][: len(row["labels"])]} for row in rows]
+    return pack_rows(hidden if strategy == "wrapped" else rows, length, strategy)
+
+
 @exercise.cases
 def cases(seed: int) -> list[Case]:
     numbers = random.Random(seed)
@@ -366,6 +469,12 @@ def cases(seed: int) -> list[Case]:
         case("empty rows", "when there are empty rows", rows(0, 3, 0, 5, 2), 6, "bfd", visible=False),
         case("many", "on many rows of few lengths", rows(*many), 12, "bfd", visible=False),
         case("one row", "on one row", rows(numbers.randint(3, 7)), 8, "bfd", visible=False),
+        case("wrapped, long rows", "when rows over the limit are wrapped", rows(1, 9, 0, 2, 7), 4, "wrapped"),
+        case("length 1", "when a pack holds one token", rows(2, 1, 0, 3), 1, "bfd", visible=False),
+        case("no token, bfd", "when all rows are empty", rows(0, 0), 4, "bfd"),
+        case("no token, wrapped", "when all rows are empty and wrapped", rows(0, 0), 4, "wrapped"),
+        case("no rows, bfd", "without any row", [], 4, "bfd", visible=False),
+        case("no rows, wrapped", "without any row, wrapped", [], 4, "wrapped", visible=False),
     ]
 
 
@@ -383,4 +492,6 @@ def oracle(rows: list[Row], length: int, strategy: str) -> list[Row]:
     from datasets.arrow_dataset import Dataset
     from trl.data_utils import pack_dataset
 
+    if not any(row["input_ids"] for row in rows):
+        return []  # Arrow cannot tell the type of a column without a value
     return pack_dataset(Dataset.from_list(rows), length, strategy).to_list()

@@ -49,9 +49,9 @@ def packed_mask(seq_lengths: list[list[int]], width: int) -> tuple[Tensor, Tenso
     Returns a pair:
         position_ids: int64 (B, T), counting from 0 again at each row's start; 0 in the padding.
         mask: bool (B, 1, T, T), True where the place of the third axis (the query) may look at the place of the fourth
-            (the key): when both belong to the same row and the key is not later than the query. What the padding may
-            look at is up to you, as long as no row's place looks at padding. (Let it look at itself, say: a line
-            without any True gives NaN in some attention kernels.)
+            (the key): when both belong to the same row and the key is not later than the query. No row's
+            place looks at padding. What a place of the padding may look at is free: other padding, rows, or nothing.
+            (Let it look at itself, say: a line without any True gives NaN in some attention kernels.)
     """
     sizes = [[*lengths, width - sum(lengths)] for lengths in seq_lengths]  # the padding as one more row
     members = torch.stack([torch.repeat_interleave(torch.tensor(row)) for row in sizes])  # (B, T): the row's number
@@ -244,6 +244,50 @@ def last_place_left_out(seq_lengths, width):
     return position_ids, mask
 
 
+@exercise.misconception(
+    hint="Each place sees everything from its row's start on, later tokens and later rows too. Not later is the second "
+    "condition."
+)
+def from_the_rows_start_on(seq_lengths, width):
+    position_ids, mask = packed_mask(seq_lengths, width)
+    starts = torch.arange(width) - position_ids
+    return position_ids, (starts[:, :, None] <= torch.arange(width))[:, None].expand_as(mask).contiguous()
+
+
+@exercise.misconception(
+    hint="You compare position ids and nothing else, so a place also sees other rows' places with the same or a lower "
+    "position. Which row a place belongs to has to be asked too."
+)
+def positions_compared_only(seq_lengths, width):
+    position_ids, _ = packed_mask(seq_lengths, width)
+    return position_ids, (position_ids[:, :, None] >= position_ids[:, None, :])[:, None]
+
+
+@exercise.misconception(
+    hint="The mask is right for the first pack only: the others got its borders. Each pack has row lengths of its own."
+)
+def mask_of_the_first_pack(seq_lengths, width):
+    position_ids, mask = packed_mask(seq_lengths, width)
+    return position_ids, mask[:1].expand_as(mask).contiguous()
+
+
+@exercise.misconception(
+    hint="A row sees the rows that are not right beside it: you only tell neighbours apart. Give every row of a pack a "
+    "number of its own."
+)
+def neighbours_told_apart(seq_lengths, width):
+    position_ids, _ = packed_mask(seq_lengths, width)
+    number = (position_ids == 0).cumsum(1)
+    same = (number[:, :, None] - number[:, None, :]) % 2 == 0
+    return position_ids, (same & torch.ones(width, width, dtype=torch.bool).tril())[:, None]
+
+
+@exercise.misconception(hint="Positions of the last row count on into the padding. There they are 0.")
+def last_row_counted_on(seq_lengths, width):
+    longer = [[*sizes[:-1], width - sum(sizes[:-1])] for sizes in seq_lengths]
+    return packed_mask(longer, width)[0], packed_mask(seq_lengths, width)[1]
+
+
 @exercise.cases
 def cases(seed: int) -> list[Case]:
     random = torch.Generator().manual_seed(seed)
@@ -259,6 +303,7 @@ def cases(seed: int) -> list[Case]:
         case("padding", "when packs are padded", [[3, 2], [4]], 9),
         case("learned positions", "in a model with learned positions (GPT-2)", [[3, 5], [4, 2, 1]], 8, "gpt2"),
         case("single tokens", "when rows have one token", [[1, 1, 3]], 5, visible=False),
+        case("many rows", "on packs of many rows", [[1, 2, 1, 3, 1, 2], [2, 2, 2]], 12, visible=False),
         case("random", "on random lengths", drawn, 15, visible=False),
         case("random, learned", "on random lengths, with learned positions", drawn, 16, "gpt2", visible=False),
     ]

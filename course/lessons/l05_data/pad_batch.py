@@ -44,11 +44,12 @@ def pad_batch(rows: list[dict[str, list[int]]], pad_id: int, multiple_of: int = 
     """One batch from B rows (at least one) of different lengths, which stay as they are.
 
     rows: each has "input_ids" and "labels", two lists of the same length, never empty; labels are ready (-100 where
-        nothing is to be learned).
+        nothing is to be learned, also at a row's end).
     pad_id: the id that fills "input_ids"; it may be the id of a real token, such as the end token.
-    multiple_of: the width T is the longest row's length, rounded up to a multiple of this.
+    multiple_of: the width T is the longest row's length, rounded up to a multiple of this: any whole number from 1 on.
 
-    Returns three int64 tensors of shape (B, T), each row's tokens on the left, padding on the right:
+    Returns three int64 tensors of shape (B, T), the rows in the given order, tokens on the left, padding on
+    the right:
         "input_ids": the row's ids, then pad_id;
         "attention_mask": 1 for each of the row's own tokens, whatever its id, then 0;
         "labels": the row's labels unchanged, then -100.
@@ -232,6 +233,100 @@ def filled_with_zero(rows, pad_id, multiple_of=1):
     return pad_batch(rows, 0, multiple_of)
 
 
+def real_up_to(rows: Any, pad_id: int, multiple_of: int, lengths: list[int]) -> dict[str, Tensor]:
+    """The batch with an attention mask that is 1 at each row's first so many places."""
+    batch = pad_batch(rows, pad_id, multiple_of)
+    places = torch.arange(batch["labels"].shape[1])
+    return batch | {"attention_mask": (places < torch.tensor(lengths)[:, None]).long()}
+
+
+@exercise.misconception(
+    hint="You guess where a row ends from its ids: one end token behind the last other token. A row may be cut off "
+    "before its end token or end with several. Its length is known; use that."
+)
+def one_end_token_supposed(rows, pad_id, multiple_of=1):
+    others = [[place for place, token in enumerate(row["input_ids"]) if token != pad_id] for row in rows]
+    return real_up_to(rows, pad_id, multiple_of, [max(places, default=-1) + 2 for places in others])
+
+
+@exercise.misconception(
+    hint="The attention mask ends with the last token that is not pad_id, so an end token at the row's end is hidden. "
+    "It is a token of the row."
+)
+def real_up_to_the_last_other_token(rows, pad_id, multiple_of=1):
+    others = [[place for place, token in enumerate(row["input_ids"]) if token != pad_id] for row in rows]
+    return real_up_to(rows, pad_id, multiple_of, [max(places, default=-1) + 1 for places in others])
+
+
+@exercise.misconception(
+    hint="The attention mask ends with a row's last label. What follows has no label and is still there, such as the "
+    "newline that a template writes after the end token."
+)
+def real_up_to_the_last_label(rows, pad_id, multiple_of=1):
+    learned = [[place for place, label in enumerate(row["labels"]) if label != -100] for row in rows]
+    return real_up_to(rows, pad_id, multiple_of, [max(places, default=-1) + 1 for places in learned])
+
+
+@exercise.misconception(
+    hint="Your rounding works for powers of two only. A multiple may be any whole number; division does it for all."
+)
+def rounded_by_bits(rows, pad_id, multiple_of=1):
+    longest = max(len(row["labels"]) for row in rows)
+    return pad_batch(rows, pad_id, max(longest, (longest + multiple_of - 1) & ~(multiple_of - 1)))
+
+
+@exercise.misconception(
+    hint="multiple_of is taken for the least width. It is the step in which widths grow: 9 with a multiple of 8 is 16."
+)
+def least_width(rows, pad_id, multiple_of=1):
+    return pad_batch(rows, pad_id, max(multiple_of, *(len(row["labels"]) for row in rows), 1))
+
+
+@exercise.misconception(
+    hint="The width is doubled until the longest row fits. Asked for is the next multiple, which may be three times as "
+    "wide as multiple_of."
+)
+def width_doubled(rows, pad_id, multiple_of=1):
+    width, longest = multiple_of, max(len(row["labels"]) for row in rows)
+    while multiple_of > 1 and width < longest:
+        width *= 2
+    return pad_batch(rows, pad_id, width if multiple_of > 1 else 1)
+
+
+@exercise.misconception(
+    hint="Token id 0 is taken for nothing: where a row has the id or label 0 your batch has a filling. 0 is a token "
+    "like any other."
+)
+def zero_taken_for_nothing(rows, pad_id, multiple_of=1):
+    batch = pad_batch(rows, pad_id, multiple_of)
+    return batch | {"labels": batch["labels"].masked_fill(batch["labels"] == 0, -100)}
+
+
+@exercise.misconception(hint="The rows are sorted by their length. A batch has them in the given order.")
+def longest_row_first(rows, pad_id, multiple_of=1):
+    return pad_batch(sorted(rows, key=lambda row: -len(row["labels"])), pad_id, multiple_of)
+
+
+@exercise.misconception(hint="The rows are sorted, the shortest first. A batch has them in the given order.")
+def shortest_row_first(rows, pad_id, multiple_of=1):
+    return pad_batch(sorted(rows, key=lambda row: len(row["labels"])), pad_id, multiple_of)
+
+
+@exercise.misconception(
+    hint="The tensors are not int64: the attention mask holds True and False. All three are asked for as int64."
+)
+def mask_of_truth_values(rows, pad_id, multiple_of=1):
+    batch = pad_batch(rows, pad_id, multiple_of)
+    return batch | {"attention_mask": batch["attention_mask"].bool()}
+
+
+@exercise.misconception(
+    hint="The first label of each row is hidden. The rows' labels are ready; none of them is to be changed."
+)
+def first_label_hidden(rows, pad_id, multiple_of=1):
+    return pad_batch([row | {"labels": [-100, *row["labels"][1:]]} for row in rows], pad_id, multiple_of)
+
+
 @exercise.cases
 def cases(seed: int) -> list[Case]:
     random_numbers = random.Random(seed)
@@ -249,11 +344,18 @@ def cases(seed: int) -> list[Case]:
         return Case(name, {"rows": rows, "pad_id": pad_id, **rest}, about, visible=visible)
 
     lengths = [random_numbers.randint(3, 12) for _ in range(5)]
+    cut_off = {"input_ids": [1, 17, 0, 18], "labels": [-100, -100, 0, 18]}
+    two_ends = {"input_ids": [2, 1, 16, 2, 2], "labels": [2, -100, 16, 2, 2]}
+    newline_last = {"input_ids": [1, 0, 19, 2, 198, 198], "labels": [-100, -100, 19, 2, -100, -100]}
+    unlabelled = {"input_ids": [1, 15, 2], "labels": [-100] * 3}
     return [
         case("two rows", "on two rows of different lengths", [row(4, 2), row(7, 3)]),
         case("two turns", "when a row holds two conversation turns", [row(4, 2, turns=2), row(5, 3)], multiple_of=1),
         case("multiple", "when the width is rounded up to a multiple of 8", [row(5, 2), row(9, 4)], multiple_of=8),
         case("exact", "when the longest row is a multiple already", [row(8, 2), row(3, 2)], multiple_of=8),
+        case("row ends", "when rows end otherwise", [cut_off, two_ends, newline_last, unlabelled, row(9, 2)]),
+        case("multiple of 7", "when the width is rounded to a multiple of 7", [row(15, 2), row(3, 2)], multiple_of=7),
+        case("short rows", "when all rows are shorter than a multiple", [row(3, 2), row(4, 2)], multiple_of=8),
         case("own pad token", "when pad_id is a token of its own", [row(6, 4), row(4, 2)], pad_id=0, visible=False),
         case("one row", "on a batch of one", [row(6, 3)], visible=False),
         case("many", "on five rows of random lengths", [row(n, 2) for n in lengths], multiple_of=4, visible=False),

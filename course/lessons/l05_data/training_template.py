@@ -40,9 +40,10 @@ def training_template() -> str:
 
     For every non-empty list of messages (roles system, user, assistant, tool), with add_generation_prompt or without,
     the text must equal what `tokenizer.apply_chat_template(messages, tokenize=False)` gives with its own template: a
-    default system message where the first message is no system message (its text stands in the template printed
-    above), each message as <|im_start|>, role, newline, content, <|im_end|>, newline, and at the end the assistant's
-    header where add_generation_prompt is true.
+    default system message where the first message is no system message (it reads "You are a helpful AI assistant named
+    SmolLM, trained by Hugging Face"), each message as <|im_start|>, role, newline, content, <|im_end|>, newline, and at
+    the end the assistant's header where add_generation_prompt is true, whoever spoke last. A content is always a text,
+    perhaps an empty one, and is written as it is.
 
     In messages of the role "assistant", and only there, the block {% generation %} ... {% endgeneration %} stands
     around the content and its <|im_end|>: exactly what the model has to write. The header before it and the newline
@@ -280,6 +281,150 @@ def layout_in_the_text():
     return changed(("{{ '<|im_start|>' + message", "\n    {{ '<|im_start|>' + message"))
 
 
+@exercise.misconception(
+    hint="Messages of the role tool are marked as well. What a tool answers is given to the model; only what the "
+    "assistant writes is to be learned."
+)
+def tool_marked():
+    return changed(("message['role'] == 'assistant'", "message['role'] not in ['system', 'user']"))
+
+
+@exercise.misconception(
+    hint="Everything but the questions is marked: system messages and tools too. Ask for the one role that is to be "
+    "learned."
+)
+def all_but_questions_marked():
+    return changed(("message['role'] == 'assistant'", "message['role'] != 'user'"))
+
+
+@exercise.misconception(
+    hint="The header that asks for an answer is left out when the last message is the assistant's. It depends on "
+    "add_generation_prompt alone."
+)
+def no_prompt_after_an_answer():
+    return changed(
+        ("{% if add_generation_prompt", "{% if add_generation_prompt and messages[-1]['role'] != 'assistant'")
+    )
+
+
+@exercise.misconception(
+    hint="The header that asks for an answer has lost the newline at its end. The model was trained with it there."
+)
+def prompt_without_its_newline():
+    return changed(("<|im_start|>assistant\\n", "<|im_start|>assistant"))
+
+
+@exercise.misconception(
+    hint="The newline after the last message is missing. Every message is followed by one, the last one too."
+)
+def last_newline_lost():
+    return changed((NEWLINE + "{% endfor %}", "{% if not loop.last %}" + NEWLINE + "{% endif %}{% endfor %}"))
+
+
+@exercise.misconception(
+    hint="The default system message is written only where the first message is the user's. A chat may open with "
+    "another role; ask whether it opens with a system message."
+)
+def default_system_before_questions_only():
+    return changed(("message['role'] != 'system'", "message['role'] == 'user'"))
+
+
+@exercise.misconception(
+    hint="An empty system message is replaced by the default one. SmolLM2's own template asks for the first message's "
+    "role, not for its text."
+)
+def default_for_an_empty_system_message():
+    opens = "message['role'] != 'system' %}"
+    text = changed((opens, "(message['role'] != 'system' or not message['content']) %}"))
+    header = "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    start, end = text.index(header), text.index("{% endfor %}")
+    shown = "{% if not (loop.first and message['role'] == 'system' and not message['content']) %}"
+    return text[:start] + shown + text[start:end] + "{% endif %}" + text[end:]
+
+
+@exercise.misconception(
+    hint="Messages with an empty content are left out. SmolLM2's template writes them, and an empty answer still has "
+    "its end token."
+)
+def empty_messages_left_out():
+    header = "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    return changed(
+        (header, "{% if message['content'] %}" + header),
+        (NEWLINE + "{% endfor %}", NEWLINE + "{% endif %}{% endfor %}"),
+    )
+
+
+@exercise.misconception(
+    hint="System messages are written only where they come first. A later one is a message like any other."
+)
+def late_system_lost():
+    header = "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    shown = "{% if loop.first or message['role'] != 'system' %}"
+    return changed((header, shown + header), (NEWLINE + "{% endfor %}", NEWLINE + "{% endif %}{% endfor %}"))
+
+
+@exercise.misconception(hint="Only the first answer is marked. A chat with several answers teaches with each of them.")
+def only_the_first_marked():
+    first = "message['role'] == 'assistant' and 'assistant' not in messages[:loop.index0] | map(attribute='role')"
+    return changed(("message['role'] == 'assistant'", first))
+
+
+@exercise.misconception(
+    hint="An answer is marked only where a question stands right before it. Answers after a tool's message, after "
+    "another answer, or at the very beginning are the assistant's too."
+)
+def only_after_a_question_marked():
+    after = "message['role'] == 'assistant' and not loop.first and loop.previtem['role'] == 'user'"
+    return changed(("message['role'] == 'assistant'", after))
+
+
+@exercise.misconception(
+    hint="Characters such as <, & and quotes are rewritten in your text. The content is written as it is, without a "
+    "filter."
+)
+def content_escaped():
+    return changed((BODY, "{{ message['content'] | e + '<|im_end|>' }}"))
+
+
+@exercise.misconception(
+    hint="The default system message is written before an empty system message. The first message's role decides, not "
+    "its text."
+)
+def default_before_an_empty_system_message():
+    return changed(("message['role'] != 'system'", "(message['role'] != 'system' or not message['content'])"))
+
+
+@exercise.misconception(hint="An empty answer is not marked. Its end token is still what the model has to write.")
+def empty_answer_unmarked():
+    return changed(("message['role'] == 'assistant'", "message['role'] == 'assistant' and message['content']"))
+
+
+@exercise.misconception(
+    hint="White space at the ends of the answers is lost. The content is written as it is, whoever speaks."
+)
+def answers_trimmed():
+    trimmed = "{{ message['content'] | trim + '<|im_end|>' }}"
+    return changed(("{% generation %}" + BODY, "{% generation %}" + trimmed))
+
+
+@exercise.misconception(hint="White space at the beginning of a message is lost. The content is written as it is.")
+def front_trimmed():
+    return changed((BODY, "{{ message['content'].lstrip() + '<|im_end|>' }}"))
+
+
+@exercise.misconception(hint="White space at the end of a message is lost. The content is written as it is.")
+def end_trimmed():
+    return changed((BODY, "{{ message['content'].rstrip() + '<|im_end|>' }}"))
+
+
+@exercise.misconception(
+    hint="A tool's message is written under another role's name. The role stands in the header as it is."
+)
+def tool_renamed():
+    named = "('user' if message['role'] == 'tool' else message['role'])"
+    return changed(("'<|im_start|>' + message['role']", f"'<|im_start|>' + {named}"))
+
+
 @exercise.cases
 def cases(seed: int) -> list[Case]:
     words = random.Random(seed)
@@ -287,13 +432,21 @@ def cases(seed: int) -> list[Case]:
     def case(name: str, about: str, messages: Messages, prompt: bool = False, visible: bool = True) -> Case:
         return Case(name, {"messages": messages, "add_generation_prompt": prompt}, about, visible=visible)
 
-    padded = [{"role": "user", "content": "What is 2 + 2? "}, {"role": "assistant", "content": "It is 4. "}]
+    padded = [{"role": "user", "content": " What is 2 + 2?\n"}, {"role": "assistant", "content": "\tIt is 4. "}]
+    signs = [{"role": "user", "content": "Is 2 < 3 & \"x\" > 'y'?"}, {"role": "assistant", "content": "{{ a }} <b>"}]
+    empty = [message | {"content": ""} for message in chat("suatua", words)]
     return [
         case("one answer", "on a question and its answer, without a system message", chat("ua", words)),
         case("two answers", "when there is a system message and two answers", chat("suaua", words)),
         case("a prompt", "when it is rendered to ask for an answer", chat("suau", words), prompt=True),
-        case("spaces", "when messages end with spaces", padded),
+        case("spaces", "when messages begin or end with white space", padded),
         case("tool", "when a tool answers in between", chat("suatua", words)),
+        case("asked again", "when a prompt follows an answer", chat("ua", words), prompt=True),
+        case("signs", "when contents hold braces, quotes and <", signs),
+        case("empty", "when all contents are empty", empty),
+        case("answers in a row", "when an answer follows an answer", chat("suaa", words), visible=False),
+        case("tool first", "when a tool's message is the first", chat("tua", words), visible=False),
+        case("two systems", "when two system messages stand first", chat("ssua", words), visible=False),
         case("late system", "when a system message comes later, not first", chat("uasua", words)),
         case("first word", "when the assistant speaks first", chat("aua", words), visible=False),
         case("no answer", "when a prompt holds no answer yet", chat("u", words), prompt=True, visible=False),

@@ -49,18 +49,18 @@ def validate_rows(lines: list[str]) -> dict[str, object]:
         "no messages"         its "messages" is missing, no list, or an empty list
         "bad message"         a message is no object, or its "role" or "content" is missing or no string
         "unknown role"        a role is none of system, user, assistant (tool too: our data has no tool calls)
-        "blank content"       a content is empty or only white space
+        "blank content"       a content is empty or only white space (of any kind: str.strip leaves nothing)
         "system not first"    a system message stands anywhere but first
         "wrong order"         after an optional system message, the roles are not user, assistant, user, assistant, ...
-                              (no turns at all break no order)
+                              (having no turns at all does not break the order; the reason is then "no answer")
         "no answer"           the last message is not the assistant's
 
     Returns a dict:
         "refused": a list of tuples (line number, reason) in the order of the lines, the first line having number 1;
         "card": a dict with "rows" (how many lines were accepted), "refused" (how many were not), "answers" (how many
             assistant messages the accepted rows hold), and "sha256": the SHA-256, in hexadecimal, of the accepted rows,
-            each object written whole, as json.loads read it, by json.dumps with sort_keys=True and ensure_ascii=False
-            and followed by a newline, in UTF-8.
+            each object written whole and unchanged, as json.loads read it, by json.dumps with sort_keys=True and
+            ensure_ascii=False, and followed by a newline, in UTF-8.
 
     Not asked for here: lines nested so deeply that json gives up, and texts that UTF-8 cannot hold (half an emoji).
     """
@@ -334,6 +334,198 @@ def last_newline_missing(lines):
     return checksum(lines, lambda rows: "\n".join(json.dumps(row, sort_keys=True, ensure_ascii=False) for row in rows))
 
 
+@exercise.misconception(
+    hint="Each row enters your checksum with its messages alone. Whatever other key a row holds, such as an id, is "
+    "written as well."
+)
+def checksum_without_other_keys(lines):
+    return checksum(lines, lambda rows: dumped({"messages": row["messages"]} for row in rows))
+
+
+@exercise.misconception(
+    hint="The messages in your checksum hold role and content only. A message may have other keys; it is written as it "
+    "was read."
+)
+def checksum_without_other_message_keys(lines):
+    def bare(row):
+        return row | {"messages": [{key: m[key] for key in ("role", "content")} for m in row["messages"]]}
+
+    return checksum(lines, lambda rows: dumped(map(bare, rows)))
+
+
+@exercise.misconception(
+    hint="The contents in your checksum have lost the white space at their ends. Strip a content to look at it, not to "
+    "change it."
+)
+def checksum_of_stripped_contents(lines):
+    def stripped(row):
+        return row | {"messages": [m | {"content": m["content"].strip()} for m in row["messages"]]}
+
+    return checksum(lines, lambda rows: dumped(map(stripped, rows)))
+
+
+@exercise.misconception(
+    hint="Only a row's own keys are sorted in your checksum, not those of its messages. sort_keys sorts at every depth."
+)
+def outer_keys_sorted_only(lines):
+    def written(rows):
+        return "".join(json.dumps(dict(sorted(row.items())), ensure_ascii=False) + "\n" for row in rows)
+
+    return checksum(lines, written)
+
+
+@exercise.misconception(
+    hint="Your checksum is over text without spaces behind commas and colons. The docstring names the two arguments of "
+    "json.dumps; its separators stay as they are."
+)
+def compact_separators(lines):
+    def written(rows):
+        compact = {"sort_keys": True, "ensure_ascii": False, "separators": (",", ":")}
+        return "".join(json.dumps(row, **compact) + "\n" for row in rows)
+
+    return checksum(lines, written)
+
+
+@exercise.misconception(
+    hint="Your checksum is over one list of all rows. Each row is written by itself and followed by a newline."
+)
+def checksum_of_one_list(lines):
+    return checksum(lines, lambda rows: json.dumps(rows, sort_keys=True, ensure_ascii=False))
+
+
+@exercise.misconception(
+    hint="Rows that occur twice enter the checksum once, or in another order. All accepted rows count, as they stand."
+)
+def checksum_of_sorted_rows(lines):
+    return checksum(lines, lambda rows: "".join(sorted(dumped([row]) for row in rows)))
+
+
+def dumped(rows: Any) -> str:
+    return "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+
+
+@exercise.misconception(hint="answers counts the answers of refused rows too. The card describes what was accepted.")
+def answers_of_refused_rows_counted(lines):
+    result, answers = by_rules(lines), 0
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        messages = row.get("messages") if isinstance(row, dict) else None
+        answers += sum(is_message(m) and m["role"] == "assistant" for m in messages or () if isinstance(messages, list))
+    return result | {"card": result["card"] | {"answers": answers}}
+
+
+@exercise.misconception(
+    hint="An empty content gets through. Asked of an empty text, str.isspace says False: empty and only white space "
+    "are two cases."
+)
+def empty_content_allowed(lines):
+    return by_rules(
+        lines, RULES | {"blank content": lambda row: not any(m["content"].isspace() for m in row["messages"])}
+    )
+
+
+@exercise.misconception(
+    hint="An empty content or role is called a bad message. An empty text is a string: what is wrong with it has a "
+    "reason of its own, further down in the table."
+)
+def empty_text_called_bad_message(lines):
+    rule = {"bad message": lambda row: all(is_message(m) and m["role"] and m["content"] for m in row["messages"])}
+    return by_rules(lines, RULES | rule)
+
+
+@exercise.misconception(
+    hint="Only spaces, tabs and newlines count as white space. There are others, such as the no-break space; str.strip "
+    "knows them all."
+)
+def ascii_white_space_only(lines):
+    rule = {"blank content": lambda row: all(m["content"].strip(" \t\r\n") for m in row["messages"])}
+    return by_rules(lines, RULES | rule)
+
+
+@exercise.misconception(
+    hint="Only the assistant's contents are looked at for blanks. A blank question or system message is refused too."
+)
+def only_answers_looked_at_for_blanks(lines):
+    rule = {"blank content": lambda row: all(m["content"].strip() for m in row["messages"] if m["role"] == "assistant")}
+    return by_rules(lines, RULES | rule)
+
+
+@exercise.misconception(hint="Blank system messages get through. A blank content is refused in every role.")
+def blank_system_allowed(lines):
+    rule = {"blank content": lambda row: all(m["content"].strip() for m in row["messages"] if m["role"] != "system")}
+    return by_rules(lines, RULES | rule)
+
+
+@exercise.misconception(
+    hint="Roles pass with capital letters or spaces around them. The chat template compares them exactly: User is none "
+    "of the three."
+)
+def roles_folded(lines):
+    known = ("system", "user", "assistant")
+    rules = RULES | {"unknown role": lambda row: all(m["role"].strip().lower() in known for m in row["messages"])}
+    rules |= {"wrong order": lambda row: alternates([m["role"].strip().lower() for m in row["messages"]])}
+    rules |= {"no answer": lambda row: row["messages"][-1]["role"].strip().lower() == "assistant"}
+    return by_rules(lines, rules)
+
+
+@exercise.misconception(
+    hint="A second system message right behind the first is taken for the beginning as well. First is one place."
+)
+def leading_systems_allowed(lines):
+    def late(row):
+        roles = [m["role"] for m in row["messages"]]
+        while roles[:1] == ["system"]:
+            roles = roles[1:]
+        return "system" not in roles
+
+    def ordered(row):
+        roles = [m["role"] for m in row["messages"]]
+        while roles[:1] == ["system"]:
+            roles = roles[1:]
+        return alternates(roles)
+
+    return by_rules(lines, RULES | {"system not first": late, "wrong order": ordered})
+
+
+@exercise.misconception(
+    hint='A text or an object under "messages" is taken for a list, because one can loop over it. Ask whether it is a '
+    "list."
+)
+def any_sequence_of_messages(lines):
+    def there(row):
+        return hasattr(row.get("messages"), "__len__") and len(row["messages"]) > 0
+
+    return by_rules(lines, RULES | {"no messages": there})
+
+
+@exercise.misconception(
+    hint="Blank contents are looked for before unknown roles (or either before bad messages). The first reason of the "
+    "table that holds is the one to report."
+)
+def blank_before_unknown_role(lines):
+    names = [*list(RULES)[:3], "blank content", "unknown role", *list(RULES)[5:]]
+    return by_rules(lines, {name: RULES[name] for name in names})
+
+
+@exercise.misconception(
+    hint="The places of system messages are looked at before blank contents. The table has blank contents first."
+)
+def system_before_blank(lines):
+    names = [*list(RULES)[:4], "system not first", "blank content", *list(RULES)[6:]]
+    return by_rules(lines, {name: RULES[name] for name in names})
+
+
+@exercise.misconception(
+    hint="The missing answer is reported before the order of turns is looked at. The table has the order first."
+)
+def answer_before_order(lines):
+    names = [*list(RULES)[:6], "no answer", "wrong order"]
+    return by_rules(lines, {name: RULES[name] for name in names})
+
+
 def checksum(lines: list[str], written: Any) -> Any:
     """The right result with the checksum of other text: `written` makes it from the accepted rows."""
     result = by_rules(lines)
@@ -382,10 +574,16 @@ def cases(seed: int) -> list[Case]:
         messages = [{"role": names[turn[0]], "content": turn[1:] or f"text {words.randint(1, 99)}"} for turn in turns]
         return json.dumps({"messages": messages} | rest, ensure_ascii=False)
 
+    def said(*turns: tuple[str, str]) -> str:
+        return json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]})
+
     def case(name: str, about: str, lines: list[str], visible: bool = True) -> Case:
         return Case(name, {"lines": lines}, about, visible=visible)
 
     good = [chat("u", "a"), chat("s", "u", "a"), chat("u", "a", "u", "a"), chat("uCafé?", "aÀ six heures.", id=7)]
+    note = {"weight": 0, "role": "user", "content": " Why? "}
+    good += [json.dumps({"note": {"z": 1, "a": 2}, "messages": [note, {"role": "assistant", "content": "So.\n"}]})]
+    good += good[:1]
     shape = [
         "",
         "{'messages': []}",
@@ -398,6 +596,7 @@ def cases(seed: int) -> list[Case]:
     ]
     shape += ['{"messages": [{"role": "user"}]}', '{"messages": [{"role": "user", "content": null}]}', "null"]
     shape += ['{"messages": [{"role": 1, "content": "x"}, {"role": "assistant", "content": "y"}]}', *good[:1]]
+    shape += [json.dumps({"messages": given}) for given in ("hi", {"role": "user", "content": "x"}, None, 5, [None])]
     number = '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": 5}]}'
     turns = [
         chat("u", "u", "a"),
@@ -408,16 +607,24 @@ def cases(seed: int) -> list[Case]:
         chat("u", "a", "u"),
         chat("s"),
     ]
+    turns += [chat("s", "s", "u", "a"), chat("a", "s"), chat("u", "a", "s"), chat("u", "u")]
     turns += [chat("s", "a"), chat("t", "u", "a"), chat("u", "a", "t")]
     twice = json.dumps({"messages": [{"role": "user", "content": " "}, {"role": "assistant"}]})
     blank = [twice, chat("u", "a \n"), chat("u\t", "a"), good[1], chat("u", "a", "u ", "a")]
+    blank += [said(("user", "x"), ("assistant", "")), said(("system", "\u00a0"), ("user", "x"), ("assistant", "y"))]
+    blank += [said(("user", "\u3000"), ("assistant", "y")), said(("system", " "), ("user", "x"), ("assistant", "y"))]
+    blank += [said(("", "x"), ("assistant", "y")), said(("user", ""), ("assistant", "y"))]
+    roles = [said((role, "x"), ("assistant", "y")) for role in ("User", "user ", "human", "", "assistant")]
+    roles += [said(("user", " "), ("tool", "x")), said(("user", "x"), ("system", "x"), ("assistant", " "))]
+    roles += [json.dumps({"messages": [{"role": "tool", "content": " "}, {"role": "user"}]})]
     spaced = [f"  {good[0]} ".replace(": ", ":  "), good[3], *good[:2]]
-    everything = words.sample([*good, *shape, *turns, *blank, number], 20)
+    everything = words.sample([*good, *shape, *turns, *blank, *roles, number], 24)
     return [
         case("good rows", "on rows that are all in order", good),
         case("shape", "on lines that are no chats", shape),
         case("turns", "when turns are in the wrong order", turns),
         case("blank", "when contents are blank", blank),
+        case("roles", "when roles are none of the three, and more is wrong", roles),
         case("a number", "when a content is no text", [good[0], number]),
         case("spacing", "when lines are spaced otherwise", spaced, visible=False),
         case("all kinds", "on a mixture of all of it", everything, visible=False),
