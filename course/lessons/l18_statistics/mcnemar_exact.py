@@ -71,8 +71,8 @@ def every_split_as_rare(before, after):
 
 
 ONE_SPLIT_HINT = (
-    "This is the probability of exactly the split you saw. With many flips each single split is rare, the even one, too. "
-    "Ask for a split at least as uneven: add up that one and all beyond it, on both sides."
+    "This is the probability of exactly the split you saw. With many flips every single split is rare, even the "
+    "most even one. Ask for a split at least as uneven: add up that one and all beyond it, on both sides."
 )
 
 
@@ -132,8 +132,8 @@ def chi_squared(before, after):
 
 
 @exercise.misconception(
-    hint="This is the chi-squared approximation with its continuity correction. It comes nearer to the exact value than "
-    "the plain one, and is still a guess with few changed questions. Add up the coin's probabilities."
+    hint="This is the chi-squared approximation with its continuity correction: nearer to the exact value than the "
+    "plain one, and still a guess with few changed questions. Add up the coin's probabilities."
 )
 def chi_squared_with_correction(before, after):
     from scipy.stats import chi2
