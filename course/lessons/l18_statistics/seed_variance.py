@@ -25,8 +25,8 @@ exercise = Exercise(
         "Means along one axis are the seeds' shares, along the other each question's share over the seeds.",
         "Both sources shake the grand mean, so their variances add up. But the luck of single cells is in both: take "
         "it away once.",
-        "A cell's residual is what neither its seed nor its question explains. Squared and added up, they say how large "
-        "the luck of single cells is.",
+        "A cell's residual is what neither its seed nor its question explains. Squared and added up, they say how "
+        "large the luck of single cells is.",
     ),
     library_note="statsmodels' mixedlm or R's lme4 fit the same model and also cope with missing cells. Most papers "
     "report seed_sd only, over three to five seeds: an estimate that is itself uncertain by a third and more.",
