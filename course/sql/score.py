@@ -126,7 +126,7 @@ def bootstrap_interval(
     confidence: float = 0.95,
     resamples: int = 5000,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval (scipy) of the share that is right, as fractions of 1; `resamples` draws from `seed`.
+    """Percentile bootstrap interval (scipy) of the share that is right, from so many `resamples`; fractions of 1.
 
     With `before`, the paired interval of the gain: both runs on the same questions, questions drawn together.
     When every value is alike the interval has no width: resampling cannot show what was never seen.

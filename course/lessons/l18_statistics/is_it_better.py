@@ -303,5 +303,6 @@ def cases(seed: int) -> Iterator[Case]:
     table.inputs["splits"]["not asked"] = "another"
     yield table
     same = made("same answers", "when nothing changed but the order", (60, 0, 0, 60 + more), claim=kept)
-    same.inputs["after"] = dict(reversed(same.inputs["before"].items()))
+    same.inputs["after"].clear()
+    same.inputs["after"].update(reversed(same.inputs["before"].items()))
     yield same

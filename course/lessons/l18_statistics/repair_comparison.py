@@ -120,7 +120,8 @@ def unanswered_dropped(before, after):
 @exercise.misconception(hint=DROPPED_HINT)
 def unanswered_pairs_dropped(before, after):
     unanswered = {row["id"] for row in [*before, *after] if row["correct"] is None}
-    return compared(*([row for row in rows if row["id"] not in unanswered] for rows in (before, after)))
+    old, new = ([row for row in rows if row["id"] not in unanswered] for rows in (before, after))
+    return compared(old, new)
 
 
 @exercise.misconception(
