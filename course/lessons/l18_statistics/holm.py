@@ -89,11 +89,10 @@ def no_running_maximum(p_values):
     "which level its comparison would just pass, and each keeps its own."
 )
 def one_after_the_first_failure(p_values):
-    adjusted, failed = {}, False
-    for value, step in sorted(zip(p_values, holm(p_values), strict=True)):
-        adjusted[value] = 1.0 if failed else step
-        failed = failed or step > 0.05
-    return [adjusted[value] for value in p_values]
+    adjusted, failed = holm(p_values), False
+    for place in np.argsort(p_values, kind="stable"):
+        adjusted[place], failed = 1.0 if failed else adjusted[place], failed or adjusted[place] > 0.05
+    return adjusted
 
 
 @exercise.misconception(
