@@ -55,6 +55,15 @@ def test_one_wrong_part_is_refused_by_name(old: str, new: str, says: str) -> Non
     assert says in found[0]
 
 
+def test_another_draw_of_questions_has_its_own_interval_and_its_own_sentence() -> None:
+    said = honest_sentence(ROWS, "zero-shot", "step50", "heldout", seed=5, resamples=99)
+    real = truth(ROWS, "zero-shot", "step50", "heldout", seed=5, resamples=99)
+    assert (said["low"], said["high"]) == pytest.approx((real.low, real.high), abs=1e-9)
+    assert (real.low, real.high) != (REAL.low, REAL.high)
+    assert refusals(said["sentence"], ROWS, "zero-shot", "step50", "heldout", seed=5, resamples=99) == []
+    assert "an interval of" in refused(said["sentence"])[0]
+
+
 def test_runs_on_other_questions_have_no_truth() -> None:
     with pytest.raises(ValueError, match="119 of them in common"):
         truth([row for row in ROWS if row != ROWS[-1] and row != ROWS[0]], "zero-shot", "step50", "heldout")

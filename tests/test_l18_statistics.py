@@ -15,7 +15,7 @@ from course.lessons.l18_statistics.cards import cards, p_by_kind
 from course.lessons.l18_statistics.clustered_stderr import clustered_stderr
 from course.lessons.l18_statistics.holm import holm
 from course.lessons.l18_statistics.is_it_better import is_it_better
-from course.lessons.l18_statistics.questions_needed import questions_needed
+from course.lessons.l18_statistics.questions_needed import exercise, questions_needed, simulated_power
 from course.lessons.l18_statistics.seed_variance import seed_variance
 from course.quiz import load_quiz
 from course.sql import load_examples, score_all
@@ -102,6 +102,28 @@ def test_ignoring_clusters_misses_the_truth_far_too_often_and_the_clustered_erro
 def test_the_numbers_of_questions_that_the_prose_names() -> None:
     plan = questions_needed(0.40, 0.43, 0.12)
     assert (plan["unpaired"], plan["paired"]) == (4231, 1045)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_numbers_of_questions_reach_their_power_in_simulated_evaluations(seed: int) -> None:
+    """Within two points, on every case of the exercise; and half of them do not."""
+    for case in exercise.make_cases(seed):
+        plan = questions_needed(**case.inputs)
+        given = {"alpha": 0.05, **case.inputs}
+        power = given.pop("power", 0.8)
+        for paired, questions in ((False, plan["unpaired"]), (True, plan["paired"])):
+            assert math.isclose(simulated_power(**given, questions=questions, paired=paired), power, abs_tol=0.02)
+            assert simulated_power(**given, questions=questions // 2, paired=paired) < power - 0.2
+
+
+def test_a_wrong_number_of_questions_is_told_what_it_reaches() -> None:
+    want = questions_needed(0.40, 0.43, 0.12)
+    said = exercise.diagnose_function
+    assert said is not None
+    assert said(want, want, 0.40, 0.43, 0.12) is None
+    sentence = said(want | {"paired": 500}, want, 0.40, 0.43, 0.12)
+    assert sentence is not None
+    assert "with 500 questions 4" in sentence and "80 % were wanted" in sentence
 
 
 def test_the_standard_error_for_new_seeds_and_questions_is_that_of_a_simulation() -> None:

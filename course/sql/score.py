@@ -124,8 +124,9 @@ def bootstrap_interval(
     seed: int,
     before: Sequence[bool] | np.ndarray | None = None,
     confidence: float = 0.95,
+    resamples: int = 5000,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval (scipy) of the share that is right, as fractions of 1.
+    """Percentile bootstrap interval (scipy) of the share that is right, from so many `resamples`; fractions of 1.
 
     With `before`, the paired interval of the gain: both runs on the same questions, questions drawn together.
     When every value is alike the interval has no width: resampling cannot show what was never seen.
@@ -147,7 +148,7 @@ def bootstrap_interval(
         (values,),
         np.mean,
         confidence_level=confidence,
-        n_resamples=5000,
+        n_resamples=resamples,
         method="percentile",
         rng=np.random.default_rng(seed),
     )

@@ -43,9 +43,9 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of the share sum(right) / sum(asked), as (low, high), fractions of 1.
 
-    right, asked: (N,) whole numbers, one entry a question: how many of its parts were right, and how many it has.
-      With one part a question, `asked` is all ones and the share is accuracy. With `right` = after - before, entries
-      of -1, 0 and 1, it is the gain of two runs on the same questions.
+    right, asked: (N,) whole numbers, one entry a question: how many of its parts were right, and how many it has (at
+      least 1). With one part a question, `asked` is all ones and the share is accuracy. With `right` = after - before,
+      entries of -1, 0 and 1, it is the gain of two runs on the same questions, and low and high may be negative.
     A resample draws N questions with replacement. Draw all of them at once, one resample a row:
       np.random.default_rng(seed).integers(0, N, size=(resamples, N))
     low and high are those quantiles of the resampled shares that leave (1 - confidence) / 2 on each side, interpolated
@@ -129,6 +129,24 @@ def drawn_separately(right, asked, seed, resamples=2000, confidence=0.95):
 
 
 @exercise.misconception(
+    hint="Every resample is divided by the number of parts that the whole test set has. A resample that drew long "
+    "questions holds more parts, one that drew short ones fewer: divide by what the same draw asked."
+)
+def divided_by_the_original_total(right, asked, seed, resamples=2000, confidence=0.95):
+    shares = right[draws(len(right), seed, resamples)].sum(axis=1) / asked.sum()
+    return middle(shares, (1 - confidence) / 2, (1 + confidence) / 2)
+
+
+@exercise.misconception(
+    hint="Your interval never leaves 0 to 1. That suits a share; `right` may also be a difference of two runs, and the "
+    "interval of a gain that is not shown reaches below 0."
+)
+def kept_within_0_and_1(right, asked, seed, resamples=2000, confidence=0.95):
+    low, high = middle(resampled(right, asked, seed, resamples), (1 - confidence) / 2, (1 + confidence) / 2)
+    return max(0.0, low), min(1.0, high)
+
+
+@exercise.misconception(
     hint="Each side leaves out 1 - confidence, so together twice as much as asked for: a 90 % interval called 95 %."
 )
 def whole_tail_on_each_side(right, asked, seed, resamples=2000, confidence=0.95):
@@ -185,6 +203,8 @@ def cases(seed: int) -> Iterator[Case]:
     yield case("parts", *parts(30), "when a question has several parts", 0.95, 300)
     gain = random.choice([-1, 0, 1], size=60, p=[0.1, 0.6, 0.3])
     yield case("gain", gain, np.ones(60, int), "when `right` is a difference", 0.9, 500)
+    undecided = random.permutation(np.repeat([1, -1, 0], [7, 6, 37]))
+    yield case("undecided", undecided, np.ones(50, int), "when as much may be lost as gained", 0.95, 300)
     yield case("two", [0, 1], [1, 1], "with two questions", 0.5, 51, visible=False)
     yield case("all right", np.ones(12, int), np.ones(12, int), "when all are right", 0.95, 99, visible=False)
     yield case("many parts", *parts(int(random.integers(20, 60))), "when questions are uneven", 0.8, 401, visible=False)

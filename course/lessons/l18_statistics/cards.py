@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from course.lessons.l18_statistics.eval_runs import load_run, right
+from course.lessons.l18_statistics.eval_runs import load_run, right_by_id
 from course.lessons.l18_statistics.mcnemar_exact import mcnemar_exact
 
 
@@ -51,7 +51,7 @@ def p_by_kind(before: str, after: str) -> dict[str, float]:
     kinds = Counter(row["kind"] for row in load_run(before))
     found = {}
     for kind in (kind for kind, count in kinds.items() if count >= 5):
-        old, new = (right(name, kind=kind) for name in (before, after))
+        old, new = (right_by_id(name, kind=kind) for name in (before, after))
         found[kind] = float(mcnemar_exact(np.array(list(old.values())), np.array([new[name] for name in old]))["p"])
     return dict(sorted(found.items(), key=lambda pair: pair[1]))
 
@@ -59,7 +59,7 @@ def p_by_kind(before: str, after: str) -> dict[str, float]:
 def cards() -> list[Card]:
     """The eight cards."""
     zero_shot, step50, order1, order2 = (
-        right(name, split="heldout") for name in ("zero-shot", "step50", "order1", "order2")
+        right_by_id(name, split="heldout") for name in ("zero-shot", "step50", "order1", "order2")
     )
     lower, higher = sorted((order1, order2), key=lambda run: sum(run.values()))
     by_kind = p_by_kind("zero-shot", "step50")
@@ -89,16 +89,16 @@ def cards() -> list[Card]:
         card(
             f"The slice that shines: {best_kind}",
             f"We looked at all kinds of query in our test file. On '{best_kind}' the gain after 50 steps is striking.",
-            right("zero-shot", kind=best_kind),
-            right("step50", kind=best_kind),
+            right_by_id("zero-shot", kind=best_kind),
+            right_by_id("step50", kind=best_kind),
             split="test",
             other_p=[by_kind[kind] for kind in other_kinds],
         ),
         card(
             "New databases, 180 questions",
             "On our test file of 180 questions the tuned model beats zero-shot clearly, so it can read new databases.",
-            right("zero-shot"),
-            right("step50"),
+            right_by_id("zero-shot"),
+            right_by_id("step50"),
         ),
         card(
             "Only answers that run",
@@ -110,8 +110,8 @@ def cards() -> list[Card]:
         card(
             "Nothing forgotten",
             "On the quiz the tuned model does not differ significantly from the base model: general knowledge is kept.",
-            right("zero-shot", "quiz"),
-            right("step50", "quiz"),
+            right_by_id("zero-shot", "quiz"),
+            right_by_id("step50", "quiz"),
             split="quiz",
             kind="kept",
         ),

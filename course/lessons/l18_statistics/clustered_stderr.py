@@ -9,6 +9,7 @@ the clustered one is about 14 points.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -129,6 +130,20 @@ def clusters_ignored(scores, clusters):
 def means_of_clusters(scores, clusters):
     sizes = cluster_sums(np.ones(len(scores)), clusters)
     return {"independent": independent(scores), "clustered": independent(cluster_sums(scores, clusters) / sizes)}
+
+
+@exercise.misconception(
+    hint="Only neighbours are added up: a cluster whose questions do not stand side by side falls into pieces. Equal "
+    "names belong together wherever they stand."
+)
+def only_neighbours_together(scores, clusters):
+    residuals, groups = scores - scores.mean(), len(set(clusters))
+    pieces = np.cumsum([0, *(name != before for before, name in pairwise(clusters))])
+    squares = cluster_sums(residuals, [str(piece) for piece in pieces]) ** 2
+    return {
+        "independent": independent(scores),
+        "clustered": float((groups / (groups - 1) * squares.sum()) ** 0.5 / len(scores)),
+    }
 
 
 @exercise.misconception(

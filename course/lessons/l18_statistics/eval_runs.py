@@ -26,8 +26,8 @@ def load_run(name: str, task: str = "sql", folder: Path = DATA_FOLDER) -> list[d
     return read_jsonl(path)
 
 
-def right(name: str, task: str = "sql", **wanted: Any) -> dict[str, bool]:
-    """Question id -> right or not, of the rows whose fields equal those wanted: `right("step50", split="heldout")`."""
+def right_by_id(name: str, task: str = "sql", **wanted: Any) -> dict[str, bool]:
+    """Question id -> right or not, of the rows whose fields equal those wanted (`split="heldout"`)."""
     rows = load_run(name, task)
     return {row["id"]: row["correct"] for row in rows if all(row[key] == value for key, value in wanted.items())}
 

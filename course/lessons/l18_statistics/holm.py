@@ -35,11 +35,12 @@ exercise = Exercise(
 
 @exercise.reference
 def holm(p_values: list[float]) -> list[float]:
-    """Holm-adjusted p-values, in the order given; adjusted values at most alpha are shown at level alpha, together.
+    """Holm-adjusted p-values, in the order given.
 
     p_values: m numbers from 0 to 1, m at least 1, unsorted; equal ones are allowed.
     The k-th smallest (k from 0) is multiplied by m - k. Then none may be below the adjusted value of a smaller one,
-    and none above 1.
+    and none above 1. No alpha enters: whoever then claims all that are at most 0.05 makes a false claim among them
+    with a probability of at most 5 %.
     """
     count = len(p_values)
     adjusted = [0.0] * count
@@ -81,6 +82,17 @@ def bonferroni(p_values):
 )
 def no_running_maximum(p_values):
     return ranked(p_values, lambda rank, count: count - rank).clip(max=1).tolist()
+
+
+@exercise.misconception(
+    hint="After the first that fails at 0.05, all others become 1. An adjusted p-value knows no alpha: it says at "
+    "which level its comparison would just pass, and each keeps its own."
+)
+def one_after_the_first_failure(p_values):
+    adjusted, failed = holm(p_values), False
+    for place in np.argsort(p_values, kind="stable"):
+        adjusted[place], failed = 1.0 if failed else adjusted[place], failed or adjusted[place] > 0.05
+    return adjusted
 
 
 @exercise.misconception(

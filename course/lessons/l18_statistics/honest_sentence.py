@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from course.lessons.l18_statistics.bootstrap_interval import bootstrap_interval
-from course.lessons.l18_statistics.sentence import refusals
+from course.lessons.l18_statistics.sentence import refusals, truth
 from grader.exercise import Case, Exercise
 
 exercise = Exercise(
@@ -37,16 +37,17 @@ def honest_sentence(
     """Write what the results show about `after` against `before` on one split.
 
     rows: {"id", "way", "split", "correct"}, one a question and way, in any order and of all ways and splits. Take those
-    of the two ways and the split; sort the questions by id, then
-    bootstrap the mean difference, after - before, with `seed` and `resamples` as bootstrap_interval does, at 95 %.
-    Returns {"gain", "low", "high": floats in percentage points, not rounded; "sentence": str}. The sentence, with one
-    decimal a number:
+    of the two ways and the split (both ways hold the same ids); sort the questions by id, then bootstrap the mean
+    difference, after - before, with `seed` and `resamples` as bootstrap_interval does, at 95 %.
+    Returns {"gain", "low", "high": floats in percentage points, not rounded; "sentence": str}. The sentence, all on one
+    line, N whole and every other number with one decimal:
 
     On <N> <held-out|seen> questions the <after> model answers <percent> % right and the <before> model <percent> %:
     a <gain|loss> of <points> points, 95 % paired interval [<low>, <high>]; the interval <excludes|includes> 0.
 
-    split "heldout" is written held-out. Of a loss the points are written without a sign, but the interval keeps its
-    signs: it is always that of after - before. An end at 0 is included.
+    split "heldout" is written held-out. No change at all is a gain of 0.0. Of a loss the points are written without a
+    sign, but the interval keeps its signs: it is always that of after - before. Whether it includes 0 is decided before
+    rounding; an end at exactly 0 is included.
     """
     runs = [
         {row["id"]: float(row["correct"]) for row in rows if row["way"] == way and row["split"] == split}
@@ -178,6 +179,57 @@ def wrong_way_round(rows, before, after, split, seed=0, resamples=5000):
 
 
 @exercise.misconception(
+    hint="Of a loss you turn the interval round, too. Only the word and the points lose the sign; the interval stays "
+    "that of after - before, and lies below 0 where the loss is clear."
+)
+def interval_turned_for_a_loss(rows, before, after, split, seed=0, resamples=5000):
+    old, new = arrays(rows, before, after, (split,))
+    low, high = interval(new - old, seed, resamples)
+    shown = (-high, -low) if new.mean() < old.mean() else (low, high)
+    return sentence_of(rows, before, after, split, lambda *_: shown) | {"low": float(low), "high": float(high)}
+
+
+@exercise.misconception(
+    hint="An interval that ends exactly at 0 is said to exclude it. No change at all still fits with such results, so "
+    "0 is included."
+)
+def end_at_0_excluded(rows, before, after, split, seed=0, resamples=5000):
+    low, high = interval(np.subtract(*arrays(rows, before, after, (split,))[::-1]), seed, resamples)
+    verdict = "includes" if low < 0 < high else "excludes"
+    return sentence_of(rows, before, after, split, lambda *_: (low, high), verdict=verdict)
+
+
+@exercise.misconception(
+    hint="Only an interval above 0 excludes it in yours. One that lies wholly below excludes it as well: then a loss "
+    "is shown."
+)
+def only_gains_exclude(rows, before, after, split, seed=0, resamples=5000):
+    low, high = interval(np.subtract(*arrays(rows, before, after, (split,))[::-1]), seed, resamples)
+    verdict = "excludes" if low > 0 else "includes"
+    return sentence_of(rows, before, after, split, lambda *_: (low, high), verdict=verdict)
+
+
+@exercise.misconception(
+    hint="The questions stand in the order of the rows. The draw takes questions by their number, so another order "
+    "gives another interval: sort by id first, and the same results say the same, however the file is sorted."
+)
+def order_of_the_rows(rows, before, after, split, seed=0, resamples=5000):
+    later = {row["id"]: row["correct"] for row in rows if (row["way"], row["split"]) == (after, split)}
+    changes = [
+        float(later[row["id"]]) - row["correct"] for row in rows if (row["way"], row["split"]) == (before, split)
+    ]
+    return sentence_of(rows, before, after, split, lambda *_: interval(np.array(changes), seed, resamples))
+
+
+@exercise.misconception(
+    hint="Your interval comes from the default draw, whatever `seed` and `resamples` are given. Hand both on, so that "
+    "somebody else can repeat it."
+)
+def default_draw(rows, before, after, split, seed=0, resamples=5000):
+    return sentence_of(rows, before, after, split, lambda old, new: interval(new - old, 0, 5000))
+
+
+@exercise.misconception(
     hint="Your shares and points are fractions. The sentence speaks of percent and percentage points."
 )
 def fractions(rows, before, after, split, seed=0, resamples=5000):
@@ -208,7 +260,9 @@ def rows_counted(rows, before, after, split, seed=0, resamples=5000):
 def cases(seed: int) -> Iterator[Case]:
     random = np.random.default_rng([seed, 190])
 
-    def case(name: str, about: str, counts: dict[str, tuple[int, int, int, int]], split: str, visible=True) -> Case:
+    def case(
+        name: str, about: str, counts: dict[str, tuple[int, int, int, int]], split: str, visible=True, **draw
+    ) -> Case:
         """counts: by split how many both have right, gained, lost, both wrong. A third run is in the file, too."""
         rows = []
         for part, (both, gained, lost, neither) in counts.items():
@@ -220,11 +274,27 @@ def cases(seed: int) -> Iterator[Case]:
                     rows.append({"id": f"{part}-{number:03d}", "way": way, "split": part, "correct": bool(run[place])})
         shuffled = [rows[place] for place in random.permutation(len(rows))]
         inputs = {"rows": shuffled, "before": "few-shot", "after": "tuned", "split": split, "seed": 0}
-        return Case(name, inputs, about, visible)
+        return Case(name, inputs | draw, about, visible)
 
     drawn = [int(value) for value in random.integers(8, 25, 4)]
     yield case("gain", "with a clear gain", {"heldout": (20, 25, 5, 30), "seen": (12, 9, 1, 8)}, "heldout")
     yield case("loss", "with a loss", {"heldout": (24, 3, 17, 21), "seen": (20, 2, 3, 15)}, "heldout")
+    changed = [(True, False), (False, True), (True, True), (False, True), (False, False), (False, True)] * 8
+    backwards = [
+        {"id": f"heldout-{99 - place}", "way": way, "split": "heldout", "correct": answer}
+        for place, pair in enumerate(changed)
+        for way, answer in zip(("few-shot", "tuned"), pair, strict=True)
+    ]
+    draw = {"seed": 5, "resamples": 99}  # few enough that the order of the questions moves both ends
+    given = {"rows": backwards, "before": "few-shot", "after": "tuned", "split": "heldout"}
+    yield Case("backwards", given | draw, "when the rows come in another order than the ids, with 99 resamples")
+    yield case("end at 0", "when the interval ends at 0", {"heldout": (21, 3, 0, 16), "seen": (3, 2, 1, 4)}, "heldout")
+    yield case(
+        "no change", "when nothing is gained", {"heldout": (20, 6, 6, 8), "seen": (9, 4, 1, 4)}, "heldout", False
+    )
+    yield case(
+        "loss to 0", "when a loss ends at 0", {"heldout": (21, 0, 3, 16), "seen": (3, 1, 2, 4)}, "heldout", False
+    )
     yield case("unclear", "when 0 lies within", {"heldout": (40, 8, 6, 26), "seen": (10, 9, 1, 4)}, "heldout", False)
     yield case("seen", "on seen questions", {"heldout": (5, 9, 3, 13), "seen": (22, 16, 4, 9)}, "seen", False)
     yield case(
@@ -238,22 +308,13 @@ def cases(seed: int) -> Iterator[Case]:
 
 @exercise.accept
 def accept(output, rows, before, after, split, seed=0, resamples=5000) -> str | None:
-    """The sentence says what the rows give, and the numbers beside it are those of the sentence."""
-    problems = refusals(output["sentence"], rows, before, after, split)
+    """The sentence says what the rows give, and so do the numbers beside it, which are not rounded."""
+    problems = refusals(output["sentence"], rows, before, after, split, seed, resamples)
     if problems:
         return "; ".join(problems)
-    found = dict(zip(("gain", "low", "high"), numbers_said(output["sentence"]), strict=True))
-    for name, value in found.items():
-        if not abs(output[name] - value) <= 0.06:
-            return f"`{name}` is {output[name]}, and the sentence says {value}"
+    real = truth(rows, before, after, split, seed, resamples)
+    for name in ("gain", "low", "high"):
+        value = getattr(real, name)
+        if not abs(output[name] - value) <= 1e-6:
+            return f"`{name}` is {output[name]:.6g}; the results give {value:.6g} points"
     return None
-
-
-def numbers_said(sentence: str) -> tuple[float, float, float]:
-    """Gain (negative for a loss), low and high, as a sentence of the right form says them."""
-    from course.lessons.l18_statistics.sentence import SENTENCE
-
-    found = SENTENCE.fullmatch(" ".join(sentence.split()))
-    assert found is not None
-    sign = -1 if found["direction"] == "loss" else 1
-    return sign * float(found["points"]), float(found["low"]), float(found["high"])

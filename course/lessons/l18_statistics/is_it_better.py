@@ -24,8 +24,8 @@ exercise = Exercise(
     importance="core",
     skills=("statistics", "evaluation"),
     hints=(
-        "Four questions come before any arithmetic: the same questions? the questions the claim is about? enough seeds "
-        "for a claim about a recipe? how many comparisons were made?",
+        "Three questions come before any arithmetic: the same questions? the questions that the claim is about? enough "
+        "seeds for a claim about a recipe? The fourth, how many comparisons were made, goes into the p-value.",
         "Your own mcnemar_exact and holm do the arithmetic of a claim 'better'.",
         "'kept' is not the absence of a difference. It needs an interval that leaves out every loss of the margin and "
         "more.",
@@ -50,7 +50,8 @@ def is_it_better(
 ) -> str:
     """The verdict on a claim that `after` is better than `before`, or that it kept what `before` could.
 
-    before, after: question id -> right or not. splits: question id -> the split it belongs to.
+    before, after: question id -> right or not, at least 2 questions; the ids may come in another order.
+    splits: question id -> the split it belongs to, of all ids in either run and perhaps of others.
     claim: "kind" is "better" or "kept"; "split" the split it speaks about; "about" is "model" (these very weights) or
       "recipe" (what the training does in general); "margin", for "kept": the loss, as a fraction, that would matter.
     seeds: how many seeds were trained, [before, after]. other_p: p-values of all other comparisons that were made and
@@ -58,7 +59,7 @@ def is_it_better(
 
     The first that applies:
     1. "not comparable": the two runs do not hold exactly the same questions.
-    2. "wrong questions": a question is not of the claim's split.
+    2. "wrong questions": a question of the runs is not of the claim's split.
     3. "too few seeds": the claim is about the recipe, and either side has fewer than 3 seeds.
     4. For "kept": "kept" if the lower end of the paired normal interval, mean difference minus 1.96 of its standard
        errors (sample deviation of the differences, over the root of N), is above -margin; else "not shown".
@@ -95,11 +96,18 @@ def decided(before, after, splits, claim, seeds, other_p, *without: str) -> str:
             common = list(before)[: min(len(before), len(after))]
             after = dict(zip(common, after.values(), strict=False))
         before, after = {n: before[n] for n in common}, {n: after[n] for n in common}
-    if "split" not in without and {splits.get(name, claim["split"]) for name in before} - {claim["split"]}:
+    fewest = max(seeds) if "either side" in without else min(seeds)
+    few = "seeds" not in without and claim["about"] == "recipe" and fewest < FEWEST_SEEDS
+    if few and "order" in without:
+        return "too few seeds"
+    looked_up = splits if "own questions" in without else before
+    if "split" not in without and {splits.get(name, claim["split"]) for name in looked_up} - {claim["split"]}:
         return "wrong questions"
-    if "seeds" not in without and claim["about"] == "recipe" and min(seeds) < FEWEST_SEEDS:
+    if few:
         return "too few seeds"
     pairs = [(bool(before[name]), bool(after[name])) for name in before]
+    if "partners" in without:
+        pairs = list(zip(before.values(), after.values(), strict=True))
     gained, lost, count = pairs.count((False, True)), pairs.count((True, False)), len(pairs)
     mean = (gained - lost) / count
     old, new = (sum(pair[side] for pair in pairs) / count for side in (0, 1))
@@ -187,6 +195,38 @@ def seeds_not_checked(before, after, splits, claim, seeds, other_p):
 
 
 @exercise.misconception(
+    hint="One side with enough seeds satisfies you. A comparison of recipes has two sides, and the luck of either one "
+    "can make the difference."
+)
+def seeds_of_one_side(before, after, splits, claim, seeds, other_p):
+    return decided(before, after, splits, claim, seeds, other_p, "either side")
+
+
+@exercise.misconception(
+    hint="You ask for the seeds before you ask whether the questions are those of the claim. More seeds would not mend "
+    "the wrong questions; name the fault that comes first in the list."
+)
+def seeds_before_questions(before, after, splits, claim, seeds, other_p):
+    return decided(before, after, splits, claim, seeds, other_p, "order")
+
+
+@exercise.misconception(
+    hint="You look at the split of every question in the table, also of those that neither run holds. The claim rests "
+    "on the runs' own questions."
+)
+def splits_of_all_questions(before, after, splits, claim, seeds, other_p):
+    return decided(before, after, splits, claim, seeds, other_p, "own questions")
+
+
+@exercise.misconception(
+    hint="You pair the answers by their place. Both runs hold the same questions, but not in the same order: two runs "
+    "that agree on everything then seem to differ. Pair by id."
+)
+def paired_by_place(before, after, splits, claim, seeds, other_p):
+    return decided(before, after, splits, claim, seeds, other_p, "partners")
+
+
+@exercise.misconception(
     hint="You read 'no significant difference' as 'kept'. A small test shows no difference between anything. 'kept' "
     "needs an interval that excludes the loss that matters."
 )
@@ -240,6 +280,7 @@ def cases(seed: int) -> Iterator[Case]:
     yield made("second of two", "when a smaller p-value stands beside it", (25, 10, 2, 30 + more), other_p=[0.001])
     recipe = {"about": "recipe"}
     yield made("two seeds", "when a recipe has two seeds", (20, 20, 2, 30 + more), claim=recipe, seeds=[3, 2])
+    yield made("seeds before", "when only the earlier recipe has two", (20, 20, 2, 30), claim=recipe, seeds=[2, 5])
     yield made("three seeds", "when a recipe has enough seeds", (20, 20, 2, 30 + more), claim=recipe, seeds=[3, 4])
     kept = {"kind": "kept", "margin": 0.05}
     yield made("kept", "when little changed on many questions", (300 + more, 6, 5, 150), claim=kept)
@@ -251,3 +292,17 @@ def cases(seed: int) -> Iterator[Case]:
     mixed = made("mixed", "when one question is of another split", (20, 18, 3, 30 + more))
     mixed.inputs["splits"][max(mixed.inputs["splits"])] = "another"
     yield mixed
+    first = made("two faults", "when questions and seeds are wrong", (20, 18, 3, 30 + more), claim=recipe)
+    first.inputs["splits"][max(first.inputs["splits"])] = "another"
+    yield first
+    last = made("three faults", "when ids, questions and seeds are wrong", (20, 18, 3, 30 + more), claim=recipe)
+    last.inputs["splits"][max(last.inputs["splits"])] = "another"
+    last.inputs["after"].pop(min(last.inputs["after"]))
+    yield last
+    table = made("larger table", "when the table of splits holds other questions, too", (20, 19, 4, 30 + more))
+    table.inputs["splits"]["not asked"] = "another"
+    yield table
+    same = made("same answers", "when nothing changed but the order", (60, 0, 0, 60 + more), claim=kept)
+    same.inputs["after"].clear()
+    same.inputs["after"].update(reversed(same.inputs["before"].items()))
+    yield same

@@ -11,6 +11,7 @@ number in it.
 
 Stuck? `hint()` shows the next hint for the exercise that you checked last. In the cells between the exercises,
 `use("bootstrap_interval")` takes your own function once it has passed, and the course's until then (it says which).
+A later answer may call a function that such a cell has named; the last two exercises have a use for that.
 """
 
 # %% [markdown]
@@ -20,18 +21,18 @@ r"""
 Somebody will ask you: *is the new model better, and how do you know?* The usual answer is two numbers, 41 % and 44 %,
 and a green tick. Asked the same way again, on other questions or with another seed, the same two models may come out
 the other way round. Teams ship such noise, and throw away real improvements that a test set was too small to show.
-All it takes to do better is five short functions and the habit of asking four questions first.
+All it takes to do better is ten short functions and the habit of asking four questions first: *Did both answer the same
+questions? Are they the questions that the claim is about? Is the claim about this one training, or were there enough
+seeds for more? How many comparisons were made?*
 
 Words used below. **Share**: right answers over questions asked. **Point**: one percentage point, the difference
 between 40 % and 41 %. **Standard error**: how far a result would typically move if the questions were drawn anew.
-**95 % interval**: a range made by a recipe that catches the true value 95 times in 100. **p-value**: how probable a
-difference at least as large as the one seen would be if there were none.
+**95 % interval**: a range made in such a way that it catches the true value 95 times in 100. **p-value**: how probable
+a difference at least as large as the one seen would be if there were none.
 """
 
 # %%
 import math
-from collections.abc import Iterator
-from itertools import combinations
 from math import comb
 from statistics import NormalDist
 from typing import Any
@@ -40,7 +41,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from course.lessons.l18_statistics.eval_runs import as_table, load_run, right
+from course.lessons.l18_statistics.eval_runs import as_table, load_run, right_by_id
 from grader import check, hint, progress, reset, solution, use
 
 plt.rcParams.update({"figure.facecolor": "white", "axes.facecolor": "white", "figure.figsize": (7, 3)})
@@ -56,8 +57,8 @@ was run):
 
 - `zero-shot`: the base model SmolLM2-135M-Instruct, told what to do and asked L09's questions;
 - `step50`: L09's QLoRA run after 50 of its 168 steps;
-- `order1` and `order2`: that model trained for 6 more steps, twice with the same recipe, the rows in another order.
-  Nothing else differs, so they are two draws of one lottery.
+- `order1` and `order2`: that model trained for 6 more steps, twice with the same recipe (the same rows and settings),
+  the rows in another order. Nothing else differs, so they are two draws of one lottery.
 
 Each answered all 120 questions on the three *held-out* databases, which training never shows. `zero-shot` and
 `step50` also answered 60 questions on *seen* databases and 100 items of the course's quiz.
@@ -66,7 +67,7 @@ Each answered all 120 questions on the three *held-out* databases, which trainin
 
 1. `step50` gets about one held-out question in six right. How wide is the 95 % interval of that share, in points?
 2. How far apart are `order1` and `order2` on the same questions?
-3. How many questions would show a gain of three points?
+3. How many questions show a true gain from 40 to 43 % in 80 of 100 evaluations, if each run has questions of its own?
 """
 
 # %%
@@ -91,7 +92,7 @@ test sets scatter around the truth.
 
 # %%
 random = np.random.default_rng(0)
-heldout = np.array(list(right("step50", split="heldout").values()))
+heldout = np.array(list(right_by_id("step50", split="heldout").values()))
 true_share, count = heldout.mean(), len(heldout)
 test_sets = random.binomial(count, true_share, 2000) / count
 resamples = heldout[random.integers(0, count, (2000, count))].mean(axis=1)
@@ -127,7 +128,7 @@ from course.sql import bootstrap_interval as from_scipy
 
 bootstrap_interval = use("bootstrap_interval")
 for way in ("step50", "order1", "order2"):
-    scores = np.array(list(right(way, split="heldout").values()), float)
+    scores = np.array(list(right_by_id(way, split="heldout").values()), float)
     mine = bootstrap_interval(scores, np.ones(len(scores)), seed=0, resamples=5000)
     library = from_scipy(scores, seed=0)
     print(f"{way}: {100 * scores.mean():4.1f} %, yours [{100 * mine[0]:.4f}, {100 * mine[1]:.4f}]", end="  ")
@@ -160,12 +161,13 @@ For a plain share nobody needs to resample. The mean of N independent scores has
 $$ \mathrm{SE} = \frac{s}{\sqrt N}, \qquad s^2 = \frac{1}{N-1} \sum_i (x_i - \bar x)^2 $$
 
 and ±1.96 of it is the 95 % interval. lm-eval prints exactly this as `acc_stderr`. Three confusions are common:
-quoting s itself (the spread of single answers, 37 points here) as the error of the mean; taking N - 1 twice; and
-believing "independent" without looking.
+quoting s itself (the spread of single answers, 37 points here) as the error of the mean; taking N - 1 under the root,
+too, though s has it already; and believing "independent" without looking.
 
-The held-out questions are on three databases. Whoever cannot read the schema `museum` fails many questions at once:
-they are a **cluster**. Clusters make a test set smaller than it looks. The robust formula adds up the residuals of a
-cluster *before* squaring, so that what its questions share adds up instead of cancelling:
+The held-out questions are on three databases. A model that cannot make sense of one database's tables fails many
+questions at once: the questions on one database are a **cluster**. Clusters make a test set smaller than it looks. The
+robust formula adds up the residuals of a cluster *before* squaring, so that what its questions share adds up instead of
+cancelling:
 
 $$ \mathrm{SE}_\text{cluster} = \frac{1}{N}
 \sqrt{\frac{G}{G-1} \sum_{g=1}^{G} \Bigl(\sum_{i \in g} (x_i - \bar x)\Bigr)^2} $$
@@ -237,7 +239,9 @@ alike by both, and those say nothing about which is better. Everything is in the
 ```
 
 If neither run were better, a changed question would be a fair coin: gained or lost. **McNemar's test** asks how
-surprising the split is. No normal distribution, no variance; binomial coefficients do.
+surprising the split is. That needs no normal distribution and no variance: exactly k heads in n flips come with the
+probability $\binom{n}{k} / 2^n$ (`comb(n, k)` in Python), and every split at least as uneven as the one seen counts, to
+either side.
 
 *Predict:* the base model has 38 of 100 right, `step50` 30. With error bars of about 9 points on each, can a test on the
 same questions see more than the two bars do?
@@ -254,7 +258,7 @@ mcnemar_exact = use("mcnemar_exact")
 def both(first: str, second: str, task: str = "sql") -> tuple[np.ndarray, np.ndarray]:
     """Two runs' answers to the quiz, or to the held-out questions: (N,) bool each, question i the same."""
     wanted = {"split": "heldout"} if task == "sql" else {}
-    old, new = (right(name, task, **wanted) for name in (first, second))
+    old, new = (right_by_id(name, task, **wanted) for name in (first, second))
     return np.array(list(old.values())), np.array([new[name] for name in old])
 
 
@@ -309,7 +313,8 @@ quiz a loss of 17 points fits the data, and so does none.
 
 McNemar needs right and wrong. ROUGE, F1 or a judge's marks are numbers. If neither run is better, the two scores of a
 question could just as well have been exchanged. A **permutation test** does that at random, question by question, and
-counts how often the mean difference gets as far from 0 as the real one.
+counts how often the mean difference gets as far from 0 as the real one. Such means are often equal on paper, and the
+computer's differ in the last digit: with 0.1, 0.2 and 0.3 a bare `>=` would leave it to rounding which ties count.
 """
 
 # %% exercise="permutation_test"
@@ -329,8 +334,9 @@ leave a little noise, and a p-value can never be below 1 / 20,001.
 ## 4. How many questions?
 
 Turn it round: before you build a test set, decide which difference matters and ask how many questions show it. A test
-with **power** 80 % finds a true difference of that size in 80 of 100 evaluations. Two distances have to fit between
-"no difference" and the true one:
+with **power** 80 % finds a true difference of that size in 80 of 100 evaluations. The test is the z-test: a difference
+is shown when it is more than 1.96 of its standard errors from 0. Two distances have to fit between "no difference" and
+the true one:
 
 ```
       no difference            the line               true difference
@@ -357,6 +363,9 @@ for points in (2, 3, 5, 10):
 
 # %% [markdown]
 r"""
+So the third guess: 4,231 questions for each run. With the same questions for both less than half of that is enough,
+though these two runs disagree often.
+
 **Against simulation.** 4,000 evaluations at several sizes, with the true gain of three points built in: how often
 does a two-sided test find it?
 """
@@ -392,10 +401,15 @@ the run: a comparison that could not have succeeded costs the same as one that c
 `order1` and `order2` come from one recipe. An interval over questions says how far *this model's* score
 would move on other questions. It knows nothing of other trainings. Whoever claims that a *recipe* is better must train
 several times, and then there are two sources of luck at once, the questions and the seed.
+
+Each has its variance: that of the seeds' shares, and that of the questions' means. Add the two, and one thing is
+counted twice. Take an answer that comes out otherwise for one seed on one question, by nothing but luck. It moves its
+seed's share, and its question's mean as well. So this luck of single cells is taken away once. How large it is, the
+*residuals* say: what a cell is off after its seed's mean and its question's mean have explained what they can.
 """
 
 # %%
-grid = np.array([list(right(name, split="heldout").values()) for name in ("order1", "order2")], float)
+grid = np.array([list(right_by_id(name, split="heldout").values()) for name in ("order1", "order2")], float)
 order = np.argsort(-grid.mean(axis=0), kind="stable")
 figure, axis = plt.subplots(figsize=(9, 1.2))
 axis.imshow(grid[:, order], aspect="auto", cmap="Blues", interpolation="nearest", vmin=-0.15, vmax=1.3)
@@ -417,10 +431,11 @@ print(f"all {grid.size} answers taken as independent: {100 * pooled:.2f} points"
 
 # %% [markdown]
 r"""
-The two shares are one question apart (21 and 22 of 120), and yet the trainings answer 17 questions differently: 9
-gained, 8 lost. That the sum comes out so even is luck, and the numbers show it. `stderr` is *below* `question_stderr`:
-the two seeds lie closer together than the changed answers would lead one to expect, so the seeds' share of the variance
-is estimated below zero. Nobody should conclude that seeds do not matter here.
+So the second guess: the two shares are one question apart (21 and 22 of 120), which is 0.8 points, and yet the
+trainings answer 17 questions differently: 9 gained, 8 lost. That the sum comes out so even is luck, and the numbers
+show it. `stderr` is *below* `question_stderr`: the two seeds lie closer together than the changed answers would lead
+one to expect, so the seeds' share of the variance is estimated below zero. Nobody should conclude that seeds do not
+matter here.
 
 Mind also what these two are. They share their first 50 steps, so their scatter is that of the last 6 steps alone;
 trainings that differ from the start scatter more. And a spread from few values is rough. With two seeds the 95 %
@@ -450,8 +465,8 @@ plt.show()
 # %% [markdown]
 r"""
 **Holm's correction** bounds the probability of *any* false claim at 5 % again. The smallest p-value has to survive all
-m comparisons (times m), the next one only those that are left (times m - 1), and as soon as one fails, so do all behind
-it.
+m comparisons (times m), the next one only those that are left (times m - 1), and so on. Where a stronger result falls,
+no weaker one may stand: none comes out below the adjusted value of a smaller p-value.
 """
 
 # %% exercise="holm"
@@ -510,10 +525,22 @@ print({name: round(value, 1) for name, value in repair_comparison(old_file, new_
 r"""
 ## 7. Is it better? Eight case cards
 
-Eight claims, as they stand in pull requests, on the real files of this lesson. **Decide each one yourself first**, with
-one of these verdicts, and write it down:
+Eight claims, as they stand in pull requests, on the real files of this lesson. Each is about a *model* (these very
+weights) or about a *recipe* (what such a training does in general). It says that the later run is better, or that it
+kept what the earlier one could.
 
-*better · worse · kept · not shown · too few seeds · wrong questions · not comparable*
+**"Kept" is a claim of its own.** "We found no significant difference" is what every small test says about everything.
+To claim that fine-tuning did *not* cost general knowledge, fix a margin first (here 5 points: the loss that would
+matter), and show that the whole interval lies above minus the margin.
+
+**Decide each one yourself first**, with one of these verdicts, and write it down:
+
+- *not comparable*: the runs hold different questions;
+- *wrong questions*: they are not the questions that the claim is about;
+- *too few seeds*: the claim is about a recipe, and a side has fewer than three;
+- *better*, *worse*: the difference is shown, with all comparisons counted;
+- *kept*: a loss of the margin or more is excluded;
+- *not shown*: neither is.
 """
 
 # %%
@@ -531,12 +558,9 @@ for number, each in enumerate(cards(), start=1):
 
 # %% [markdown]
 r"""
-Now write the rule that decides all of them. Note its order: four questions come before any arithmetic, and no p-value
-repairs an answer of "no".
-
-One rule needs a word. **"Kept" is a claim of its own.** "We found no significant difference" is what every small test
-says about everything. To claim that fine-tuning did *not* cost general knowledge, fix a margin first (here 5 points:
-the loss that would matter), and show that the whole interval lies above minus the margin.
+Now write the rule that decides all of them. Note its order. Three of the four questions come before any arithmetic: the
+same questions, those of the claim, enough seeds; no p-value repairs an answer of "no". The fourth, how many comparisons
+were made, goes into the p-value. Your `mcnemar_exact` and `holm` may be called.
 """
 
 # %% exercise="is_it_better"
@@ -553,7 +577,7 @@ Compare with what you wrote down. The usual misses are the card where a slice sh
 ## 8. The one honest sentence
 
 Everything so far fits into one sentence: how many questions, of which kind, both shares, the gain in points, its
-paired interval, and whether that excludes 0. Write the function that says it.
+paired interval, and whether that excludes 0. Write the function that says it; your `bootstrap_interval` may be called.
 """
 
 # %% exercise="honest_sentence"
@@ -681,7 +705,7 @@ r"""
 
 - "I put paired intervals on every comparison, and my functions equal scipy's and lm-eval's."
 - "I plan the number of questions before a run, and checked the formula by simulation."
-- "I know eight ways in which a result file does not show what is claimed, from real files."
+- "I decided eight claims on real result files by one rule, and can say what a file would need to show them."
 - Your sentence about L09: every number in it is recomputed from the artefacts.
 
 Back: *L09, QLoRA, for real* (where the gain comes from); *L17, metrics and the harness* (where scores come from).

@@ -70,6 +70,12 @@ def every_split_as_rare(before, after):
     return {"gained": gained, "lost": lost, "p": sum(ways for ways in row if ways <= row[gained]) / sum(row)}
 
 
+ONE_SPLIT_HINT = (
+    "This is the probability of exactly the split you saw. With many flips every single split is rare, even the "
+    "most even one. Ask for a split at least as uneven: add up that one and all beyond it, on both sides."
+)
+
+
 def result(before, after, p: float) -> dict[str, float]:
     gained, lost = changes(before, after)
     return {"gained": gained, "lost": lost, "p": p}
@@ -126,6 +132,30 @@ def chi_squared(before, after):
 
 
 @exercise.misconception(
+    hint="This is the chi-squared approximation with its continuity correction: nearer to the exact value than the "
+    "plain one, and still a guess with few changed questions. Add up the coin's probabilities."
+)
+def chi_squared_with_correction(before, after):
+    from scipy.stats import chi2
+
+    gained, lost = changes(before, after)
+    distance = max(0, abs(gained - lost) - 1)
+    return result(before, after, float(chi2.sf(distance**2 / max(1, gained + lost), 1)))
+
+
+@exercise.misconception(hint=ONE_SPLIT_HINT)
+def this_split_alone(before, after):
+    gained, lost = changes(before, after)
+    return result(before, after, comb(gained + lost, gained) / 2 ** (gained + lost))
+
+
+@exercise.misconception(hint=ONE_SPLIT_HINT)
+def this_split_on_both_sides(before, after):
+    gained, lost = changes(before, after)
+    return result(before, after, min(1.0, 2 * comb(gained + lost, gained) / 2 ** (gained + lost)))
+
+
+@exercise.misconception(
     hint="Only splits more uneven than the one seen are counted. The p-value includes the one you saw."
 )
 def own_split_left_out(before, after):
@@ -140,12 +170,12 @@ def directions_exchanged(before, after):
 
 
 @exercise.misconception(
-    hint="A p-value came out above 1: when gained equals lost, the two tails share the middle. Nothing is more "
-    "probable than 1."
+    hint="A p-value came out above 1: when as many are gained as lost, both tails hold the middle, and doubling counts "
+    "it twice. Nothing is more probable than 1."
 )
 def above_one(before, after):
     gained, lost = changes(before, after)
-    return result(before, after, two_tails(min(gained, lost), gained + lost))
+    return result(before, after, two_tails(min(gained, lost), gained + lost) if gained + lost else 1.0)
 
 
 @exercise.cases

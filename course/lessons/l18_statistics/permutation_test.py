@@ -5,11 +5,18 @@ Worked number: five differences of +1 and none of 0. Of the 32 ways to exchange,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from grader.exercise import Case, Exercise
+
+ROUNDING = 1e-9
+ROUNDING_HINT = (
+    "Rounding decides your ties. Means that are equal on paper come out a last digit apart, because 0.1 has no exact "
+    "value in floating point; some are counted and some are not. Leave a little room in the comparison."
+)
 
 exercise = Exercise(
     id="l18-permutation-test",
@@ -38,17 +45,19 @@ def permutation_test(before: np.ndarray, after: np.ndarray, flips: np.ndarray) -
 
     before, after: (N,) float64 scores of the same N questions (any number: parts of a point, F1, ROUGE).
     flips: (R, N) of +1.0 and -1.0, R ways, drawn at random, to keep (+1) or exchange (-1) the scores of each question.
-    p = (1 + ways whose mean difference is at least as far from 0 as the observed one) / (1 + R).
+    p = (1 + ways whose mean difference is at least as far from 0 as the observed one) / (1 + R). A distance that falls
+    short by less than 1e-9 counts as equal: floating point rounds 0.1 and its like, and equal means come out unequal.
     """
     differences = after - before
-    observed = abs(differences.sum())
-    as_far = np.abs(flips @ differences) >= observed
+    means = flips @ differences / len(differences)
+    as_far = np.abs(means) > abs(differences.mean()) - ROUNDING
     return float((1 + as_far.sum()) / (1 + len(flips)))
 
 
 def totals(before, after, flips) -> tuple[float, np.ndarray]:
-    """The observed sum of differences, and the sum under each way to exchange."""
-    return float((after - before).sum()), (flips * (after - before)).sum(axis=1)
+    """The observed sum of differences, and the sum under each way to exchange, without what rounding leaves."""
+    differences = after - before
+    return round(float(differences.sum()), 9), np.round(flips @ differences, 9)
 
 
 @exercise.alternative
@@ -58,7 +67,8 @@ def exchanging_scores(before, after, flips):
     count = 1
     for way in flips:
         first, second = np.where(way > 0, before, after), np.where(way > 0, after, before)
-        count += bool(abs(second.sum() - first.sum()) >= wanted)
+        distance = abs(second.sum() - first.sum())
+        count += bool(distance > wanted or math.isclose(distance, wanted, abs_tol=1e-9))
     return count / (len(flips) + 1)
 
 
@@ -72,7 +82,7 @@ def observed_left_out(before, after, flips):
 
 
 @exercise.misconception(
-    hint="Only totals on the side of the observed one are counted. Before you looked, the difference could have gone "
+    hint="Only means on the side of the observed one are counted. Before you looked, the difference could have gone "
     "either way."
 )
 def one_sided_by_accident(before, after, flips):
@@ -81,7 +91,7 @@ def one_sided_by_accident(before, after, flips):
 
 
 @exercise.misconception(
-    hint="You count positive totals only, so a run that got worse can never be significant. Compare distances from 0."
+    hint="You count positive means only, so a run that got worse can never be significant. Compare distances from 0."
 )
 def upper_side_only(before, after, flips):
     observed, found = totals(before, after, flips)
@@ -89,7 +99,7 @@ def upper_side_only(before, after, flips):
 
 
 @exercise.misconception(
-    hint="Ties are left out. A way that gives exactly the observed total is as far from 0 as it, and with scores of 0 "
+    hint="Ties are left out. A way that gives exactly the observed mean is as far from 0 as it, and with scores of 0 "
     "and 1 there are many."
 )
 def ties_left_out(before, after, flips):
@@ -104,7 +114,7 @@ def ties_left_out(before, after, flips):
 def pairs_broken(before, after, flips):
     pot = np.concatenate([before, after])
     random = np.random.default_rng(0)
-    observed = abs(after.sum() - before.sum())
+    observed = abs(after.sum() - before.sum()) - ROUNDING
     found = []
     for _ in flips:
         dealt = random.permutation(pot)
@@ -117,8 +127,39 @@ def pairs_broken(before, after, flips):
     "difference."
 )
 def scores_flipped(before, after, flips):
-    observed = abs((after - before).sum())
+    observed = abs((after - before).sum()) - ROUNDING
     return float((1 + (abs((flips * after - before).sum(axis=1)) >= observed).sum()) / (1 + len(flips)))
+
+
+@exercise.misconception(
+    hint="You average over the ways, and get one number a question. Each way deals out all N questions and has one "
+    "mean difference: there are R of them to count."
+)
+def averaged_over_the_ways(before, after, flips):
+    found = (flips * (after - before)).mean(axis=0)
+    return float((1 + (abs(found) > abs((after - before).mean()) - ROUNDING).sum()) / (1 + len(flips)))
+
+
+@exercise.misconception(
+    hint="You measure how far a way lies from the observed difference. If neither run is better, the ways scatter "
+    "around 0, and the question is how many get as far from 0 as the observed one did."
+)
+def distance_from_the_observed(before, after, flips):
+    observed, found = totals(before, after, flips)
+    return float((1 + (abs(found - observed) > abs(observed) - ROUNDING).sum()) / (1 + len(flips)))
+
+
+@exercise.misconception(hint=ROUNDING_HINT)
+def rounding_decides(before, after, flips):
+    differences = after - before
+    return float((1 + (abs(flips @ differences) >= abs(differences.sum())).sum()) / (1 + len(flips)))
+
+
+@exercise.misconception(hint=ROUNDING_HINT)
+def rounding_decides_row_by_row(before, after, flips):
+    differences = after - before
+    found = (flips * differences).mean(axis=1)
+    return float((1 + (abs(found) >= abs(differences.mean())).sum()) / (1 + len(flips)))
 
 
 @exercise.cases
@@ -139,6 +180,11 @@ def cases(seed: int) -> Iterator[Case]:
     yield case("right or wrong", random.random(24) < 0.4, random.random(24) < 0.65, 300, "with scores of 0 and 1")
     lower, higher = sorted(scores(30, 0.15), key=np.sum)
     yield case("worse", higher, lower, 400, "when the later run is worse")
+    # About a third of the ways that tie with the observed one fall short of it by rounding.
+    old, new = [3, 10, 5, 4, 6, 1, 3, 4, 3, 4], [6, 5, 9, 2, 8, 3, 0, 0, 7, 8]
+    yield case(
+        "tenths", np.array(old) / 10, np.array(new) / 10, 300, "with scores in tenths, which floating point rounds"
+    )
     yield case("better", *scores(26, 0.12), 199, "with parts of a point", visible=False)
     same = random.integers(0, 5, 15) / 4
     yield case("the same", same, same, 50, "when nothing changed", visible=False)

@@ -33,9 +33,10 @@ exercise = Exercise(
 
 @exercise.reference
 def repair_comparison(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, float]:
-    """Compare two runs from their result rows, which hold the same questions in any order.
+    """Compare two runs from their result rows, which hold the same N questions in any order, N at least 2.
 
-    Each row: {"id": str, "correct": True, False or None}. None: the model ran out of time; that is a wrong answer.
+    Each row: {"id": str, "correct": True, False or None}. None: there was nothing to score (out of time, or a text that
+    does not parse); that is a wrong answer.
     Returns, with shares in percent and differences in percentage points:
     - "questions": N, int;
     - "before", "after": percent right of all N;
@@ -72,6 +73,12 @@ def sorted_rows(before, after):
     }
 
 
+DROPPED_HINT = (
+    "Questions without an answer drop out, so a model that gives none to the hard ones looks better. They count as "
+    "wrong, and N is all questions."
+)
+
+
 def compared(before, after, *faults: str) -> dict[str, float]:
     """The script of the lesson, with its faults switched one by one."""
     if "position" not in faults:
@@ -105,12 +112,16 @@ def paired_by_position(before, after):
     return compared(before, after, "position")
 
 
-@exercise.misconception(
-    hint="Questions without an answer drop out, so a model that runs out of time on the hard ones looks better. They "
-    "count as wrong, and N is all questions."
-)
+@exercise.misconception(hint=DROPPED_HINT)
 def unanswered_dropped(before, after):
     return compared(before, after, "dropped")
+
+
+@exercise.misconception(hint=DROPPED_HINT)
+def unanswered_pairs_dropped(before, after):
+    unanswered = {row["id"] for row in [*before, *after] if row["correct"] is None}
+    old, new = ([row for row in rows if row["id"] not in unanswered] for rows in (before, after))
+    return compared(old, new)
 
 
 @exercise.misconception(

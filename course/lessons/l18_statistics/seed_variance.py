@@ -23,10 +23,10 @@ exercise = Exercise(
     skills=("statistics", "reproducibility"),
     hints=(
         "Means along one axis are the seeds' shares, along the other each question's share over the seeds.",
-        "Both sources shake the grand mean, so their variances add up. But what is left in single cells is in both: "
-        "take it away once.",
-        "The rest of a cell is what neither its seed nor its question explains: cell - seed's mean - question's mean + "
-        "grand mean.",
+        "Both sources shake the grand mean, so their variances add up. But the luck of single cells is in both: take "
+        "it away once.",
+        "A cell's residual is what neither its seed nor its question explains. Squared and added up, they say how "
+        "large the luck of single cells is.",
     ),
     library_note="statsmodels' mixedlm or R's lme4 fit the same model and also cope with missing cells. Most papers "
     "report seed_sd only, over three to five seeds: an estimate that is itself uncertain by a third and more.",
@@ -42,16 +42,16 @@ def seed_variance(correct: np.ndarray) -> dict[str, float]:
     - "mean": the grand mean;
     - "seed_sd": sample standard deviation (S - 1) of the S shares: how far one training lies from another;
     - "question_stderr": standard error of the mean over questions, from each question's mean over the seeds (N - 1);
-    - "stderr": for other seeds and other questions: the root of
-      question_stderr² + seed_sd² / S - rest / (S N), or 0.0 where that is negative. rest: sum of the squared rests
-      cell - seed's mean - question's mean + grand mean, over (S - 1)(N - 1).
+    - "stderr": for other seeds and other questions: the root of question_stderr² + seed_sd² / S - cells / (S N), or 0.0
+      where the sum under the root is negative. cells: the variance of single cells, the sum of all squared residuals
+      over (S - 1)(N - 1); a residual is cell - its seed's mean - its question's mean + grand mean.
     """
     seeds, questions = correct.shape
     by_seed, by_question, mean = correct.mean(axis=1), correct.mean(axis=0), correct.mean()
-    rests = correct - by_seed[:, None] - by_question[None, :] + mean
-    rest = np.square(rests).sum() / ((seeds - 1) * (questions - 1))
+    residuals = correct - by_seed[:, None] - by_question[None, :] + mean
+    cells = np.square(residuals).sum() / ((seeds - 1) * (questions - 1))
     from_questions, from_seeds = by_question.var(ddof=1) / questions, by_seed.var(ddof=1) / seeds
-    variance = from_questions + from_seeds - rest / (seeds * questions)
+    variance = from_questions + from_seeds - cells / (seeds * questions)
     return {
         "mean": float(mean),
         "seed_sd": float(by_seed.std(ddof=1)),
@@ -61,10 +61,15 @@ def seed_variance(correct: np.ndarray) -> dict[str, float]:
 
 
 def parts(correct: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Shares by seed, by question, and the rest's variance."""
+    """Shares by seed, by question, and the variance of single cells."""
     by_seed, by_question = correct.mean(axis=1), correct.mean(axis=0)
-    rests = correct - by_seed[:, None] - by_question + correct.mean()
-    return by_seed, by_question, float((rests**2).sum() / ((correct.shape[0] - 1) * (correct.shape[1] - 1)))
+    residuals = correct - by_seed[:, None] - by_question + correct.mean()
+    return by_seed, by_question, float((residuals**2).sum() / ((correct.shape[0] - 1) * (correct.shape[1] - 1)))
+
+
+ALL_SEEDS_HINT = (
+    "seed_sd divides by S (numpy's default). With three seeds that makes the spread nearly a fifth too small."
+)
 
 
 def report(correct: np.ndarray, seed_sd: float, question_stderr: float, variance: float) -> dict[str, float]:
@@ -102,13 +107,42 @@ def cells_as_independent(correct):
 
 
 @exercise.misconception(
-    hint="seed_sd divides by S (numpy's default). With three seeds that makes the spread nearly a fifth too small."
+    hint="question_stderr counts every answer as a question of its own. A question asked S times is still one "
+    "question: take its mean over the seeds, and there are N of them."
 )
+def every_answer_a_question(correct):
+    by_seed, _, cells = parts(correct)
+    error = correct.std(ddof=1) / correct.size**0.5
+    variance = error**2 + by_seed.var(ddof=1) / len(by_seed) - cells / correct.size
+    return report(correct, by_seed.std(ddof=1), error, variance)
+
+
+@exercise.misconception(hint=ALL_SEEDS_HINT)
 def divided_by_all_seeds(correct):
-    by_seed, by_question, rest = parts(correct)
+    by_seed, by_question, cells = parts(correct)
     seeds, questions = correct.shape
-    variance = by_question.var(ddof=1) / questions + by_seed.var(ddof=1) / seeds - rest / correct.size
+    variance = by_question.var(ddof=1) / questions + by_seed.var() / seeds - cells / correct.size
     return report(correct, by_seed.std(), by_question.std(ddof=1) / questions**0.5, variance)
+
+
+@exercise.misconception(hint=ALL_SEEDS_HINT)
+def divided_by_all_seeds_in_seed_sd_alone(correct):
+    by_seed, by_question, cells = parts(correct)
+    seeds, questions = correct.shape
+    variance = by_question.var(ddof=1) / questions + by_seed.var(ddof=1) / seeds - cells / correct.size
+    return report(correct, by_seed.std(), by_question.std(ddof=1) / questions**0.5, variance)
+
+
+@exercise.misconception(
+    hint="stderr came out as nan: where the seeds lie closer together than the luck of single cells would have them, "
+    "the sum under the root is negative. The docstring says what to return then."
+)
+def root_of_a_negative_sum(correct):
+    by_seed, by_question, cells = parts(correct)
+    from_questions = by_question.var(ddof=1) / correct.shape[1]
+    variance = from_questions + by_seed.var(ddof=1) / len(by_seed) - cells / correct.size
+    found = report(correct, by_seed.std(ddof=1), from_questions**0.5, variance)
+    return found | {"stderr": found["stderr"] if variance >= 0 else float("nan")}
 
 
 @exercise.misconception(
@@ -132,10 +166,10 @@ def seeds_only(correct):
 
 
 @exercise.misconception(
-    hint="What is left in single cells is counted twice, once among the seeds and once among the questions. Take it "
-    "away once."
+    hint="The luck of single cells is counted twice, once among the seeds and once among the questions. Take it away "
+    "once."
 )
-def rest_counted_twice(correct):
+def cells_counted_twice(correct):
     by_seed, by_question, _ = parts(correct)
     from_questions = by_question.var(ddof=1) / correct.shape[1]
     variance = from_questions + by_seed.var(ddof=1) / len(by_seed)
@@ -146,11 +180,10 @@ def rest_counted_twice(correct):
     hint="seed_sd² enters whole. The mean of S trainings moves less than one training does: divide the variance by S."
 )
 def spread_of_one_training(correct):
-    by_seed, by_question, rest = parts(correct)
+    by_seed, by_question, cells = parts(correct)
     from_questions = by_question.var(ddof=1) / correct.shape[1]
-    return report(
-        correct, by_seed.std(ddof=1), from_questions**0.5, from_questions + by_seed.var(ddof=1) - rest / correct.size
-    )
+    variance = from_questions + by_seed.var(ddof=1) - cells / correct.size
+    return report(correct, by_seed.std(ddof=1), from_questions**0.5, variance)
 
 
 @exercise.misconception(
@@ -158,10 +191,10 @@ def spread_of_one_training(correct):
     "seeds."
 )
 def axes_exchanged(correct):
-    by_question, by_seed, rest = parts(correct.T)
+    by_question, by_seed, cells = parts(correct.T)
     by_seed, by_question = by_question, by_seed
     seeds = len(by_question)
-    variance = by_seed.var(ddof=1) / len(by_seed) + by_question.var(ddof=1) / seeds - rest / correct.size
+    variance = by_seed.var(ddof=1) / len(by_seed) + by_question.var(ddof=1) / seeds - cells / correct.size
     return report(correct, by_seed.std(ddof=1), by_question.std(ddof=1) / seeds**0.5, variance)
 
 
@@ -178,6 +211,10 @@ def cases(seed: int) -> Iterator[Case]:
 
     yield Case("three seeds", answers(3, 40, 0.5), "with three seeds")
     yield Case("two seeds", answers(2, 25, 1.0), "with two seeds")
+    first = np.repeat([1.0, 0.0, 1.0, 0.0], [8, 8, 2, 2])
+    second = np.repeat([0.0, 1.0, 1.0, 0.0], [8, 8, 2, 2])  # as many right, and mostly other questions
+    even = np.stack([first, second])[:, random.permutation(20)]
+    yield Case("even", {"correct": even}, "when the seeds come out more even than luck would have them")
     yield Case("many seeds", answers(9, 30, 0.3), "with nine seeds", visible=False)
     partial = answers(4, 20, 0.6)
     yield Case("partial", {"correct": partial["correct"] * 0.75 + 0.125}, "with parts of a point", visible=False)

@@ -39,7 +39,9 @@ class Truth:
     high: float
 
 
-def truth(rows: Sequence[dict[str, Any]], before: str, after: str, split: str, seed: int = 0) -> Truth:
+def truth(
+    rows: Sequence[dict[str, Any]], before: str, after: str, split: str, seed: int = 0, resamples: int = 5000
+) -> Truth:
     """Recompute everything from rows {"id", "way", "split", "correct"}; raises ValueError where runs do not match."""
     runs = [
         {r["id"]: bool(r["correct"]) for r in rows if r["way"] == way and r["split"] == split}
@@ -52,11 +54,19 @@ def truth(rows: Sequence[dict[str, Any]], before: str, after: str, split: str, s
         )
     ids = sorted(runs[0])
     old, new = (np.array([run[name] for name in ids], float) for run in runs)
-    low, high = bootstrap_interval(new, seed, before=old)
+    low, high = bootstrap_interval(new, seed, before=old, resamples=resamples)
     return Truth(len(ids), 100 * old.mean(), 100 * new.mean(), 100 * (new - old).mean(), 100 * low, 100 * high)
 
 
-def refusals(sentence: str, rows: Sequence[dict[str, Any]], before: str, after: str, split: str) -> list[str]:
+def refusals(
+    sentence: str,
+    rows: Sequence[dict[str, Any]],
+    before: str,
+    after: str,
+    split: str,
+    seed: int = 0,
+    resamples: int = 5000,
+) -> list[str]:
     """What in the sentence is not what the results give; an empty list where it may be said.
 
     Numbers must equal the recomputed ones to the one decimal that they are written with; interval ends may be 0.1 away
@@ -65,7 +75,7 @@ def refusals(sentence: str, rows: Sequence[dict[str, Any]], before: str, after: 
     found = SENTENCE.fullmatch(" ".join(sentence.split()))
     if found is None:
         return [f"the sentence does not have the form: {TEMPLATE}"]
-    said, real = found.groupdict(), truth(rows, before, after, split)
+    said, real = found.groupdict(), truth(rows, before, after, split, seed, resamples)
     problems = []
     for name, wanted in (("after", after), ("before", before), ("split", SPLIT_WORDS[split])):
         if said[name] != wanted:
