@@ -1,4 +1,4 @@
-"""The learner's commands: `course doctor`, `course lab`, `course model`."""
+"""The learner's commands: `course doctor`, `course lab`, `course placement`, `course plan`, `course model`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def lab(
     port: Annotated[int | None, typer.Option(help="Port; 0 for any free one [default: first free from 8888]")] = None,
     browser: Annotated[bool, typer.Option(help="Open a browser window, where there is a display.")] = True,
 ) -> None:
-    """Prepare the base model and your workspace, then open JupyterLab on the first lesson.
+    """Prepare the base model and your workspace, then open the course's home page in JupyterLab's server.
 
     Example: course lab --port 9000 --no-browser
     """
@@ -80,7 +80,7 @@ def lab(
             typer.echo(f"  Kept yours: {name}. A newer version exists; rename yours and start again to get it.")
 
     def announce(address: str) -> None:
-        typer.echo(f"\nJupyterLab is ready: {address}\nStop it with Ctrl-C.")
+        typer.echo(f"\nYour course is ready: {address}\nStop it with Ctrl-C.")
 
     raise typer.Exit(run_lab(folder, port, browser, announce))
 
@@ -93,6 +93,61 @@ def progress(workspace: WorkspaceOption = None) -> None:
 
     os.chdir(workspace_folder(workspace))  # progress is kept in the workspace and found from there
     live.progress()
+
+
+@app.command()
+def placement(
+    workspace: WorkspaceOption = None,
+    show: Annotated[bool, typer.Option("--show", help="Show the kept result without asking again.")] = False,
+) -> None:
+    """Ten questions that suggest which lesson to start with, and which you may skip."""
+    from course.home.choices import keep_placement, read_choices
+    from course.placement.suggestion import suggest
+    from course.placement.terminal import ask_placement, suggestion_text
+    from course.workspace import workspace_folder
+    from grader.catalogue import find_course
+
+    folder, lessons = workspace_folder(workspace), find_course().course.lessons
+    if show:
+        choices, problem = read_choices(folder)
+        taken = choices.placement
+        if taken is None:
+            raise WorkspaceError(problem or f"No placement is kept in {folder} yet. Take it with: course placement")
+    else:
+        taken = ask_placement(lessons)
+        keep_placement(folder, taken)
+    typer.echo("\n" + suggestion_text(suggest(taken, lessons), taken))
+
+
+@app.command()
+def plan(
+    workspace: WorkspaceOption = None,
+    hours: Annotated[str | None, typer.Option(help="Hours a week, kept for next time [default: yours, else 6]")] = None,
+) -> None:
+    """The lessons that are left as a plan in weeks."""
+    from course.home.choices import HoursError, checked_hours, keep_hours
+    from course.home.declared import Declarations
+    from course.home.overview import read_overview
+    from course.home.weeks import hours_text, show_plan
+    from course.workspace import workspace_folder
+    from grader.catalogue import find_course
+
+    folder = workspace_folder(workspace)
+    if hours is not None:
+        try:
+            keep_hours(folder, checked_hours(hours))
+        except HoursError as error:
+            raise typer.BadParameter(str(error), param_hint="--hours") from error
+    overview = read_overview(Declarations(find_course()), folder)
+    for problem in overview.problems:
+        typer.echo(problem, err=True)
+    if not overview.weeks:
+        typer.echo("Nothing is left to plan.")
+        return
+    total = sum(week.minutes for week in overview.weeks)
+    hours_kept = overview.learner.choices.hours_per_week
+    typer.echo(f"{hours_text(total)} are left. At {hours_kept:g} hours a week:")
+    show_plan(overview.weeks)
 
 
 @model_app.command("path")

@@ -1,4 +1,4 @@
-"""Start JupyterLab on the learner's workspace and say where it is."""
+"""Start JupyterLab on the learner's workspace, with the course's home page in it, and say where that is."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote
 
-from course.workspace import WorkspaceError, first_lesson
+from course.workspace import WorkspaceError
 
 CONFIG_FOLDER = Path(__file__).resolve().parent / "jupyter_config"
 FIRST_PORT = 8888
@@ -42,8 +41,7 @@ def run_lab(folder: Path, port: int | None, browser: bool, announce: Callable[[s
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         server = _wait_until_ready(process)
-        page = f"lab/tree/{quote(lesson)}" if (lesson := first_lesson(folder)) else "lab"
-        announce(f"{server['url']}{page}?token={server['token']}")
+        announce(f"{server['url']}course?token={server['token']}")
         return process.wait()
     except KeyboardInterrupt:
         return process.wait(STOP_TIMEOUT_SECONDS)  # Ctrl-C reached JupyterLab too, and it is closing its kernels
@@ -55,7 +53,6 @@ def run_lab(folder: Path, port: int | None, browser: bool, announce: Callable[[s
 
 def lab_command(folder: Path, port: int, browser: bool) -> list[str]:
     """The command that starts JupyterLab with this very Python, so that its kernels have the course's packages."""
-    lesson = first_lesson(folder)
     command = [
         sys.executable,
         "-m",
@@ -66,9 +63,8 @@ def lab_command(folder: Path, port: int, browser: bool) -> list[str]:
         "--ServerApp.answer_yes=True",  # Ctrl-C stops at once instead of asking
         "--Application.log_level=WARN",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.default_url=/course",
     ]
-    if lesson:
-        command.append(f"--LabApp.default_url=/lab/tree/{quote(lesson)}")
     if not browser or not has_display():
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:

@@ -15,7 +15,6 @@ from course.model_source import file_sha256
 
 RECORDS_FOLDER = ".grader"
 MANIFEST_NAME = "copied.json"
-FIRST_LESSON_PREFIX = "00_"
 
 
 class WorkspaceError(RuntimeError):
@@ -49,14 +48,6 @@ def shipped_notebooks_folder() -> Path:
 def assistant_files_folder() -> Path:
     """What coding assistants read in a workspace: how to tutor without solving."""
     return Path(__file__).resolve().parent / "assistants"
-
-
-def first_lesson(folder: Path) -> str | None:
-    """The path, relative to `folder`, of the notebook to open first: lesson 00, else the first by name, else None."""
-    names = sorted(_relative_files(folder, "*.ipynb"))
-    return next(
-        (name for name in names if Path(name).name.startswith(FIRST_LESSON_PREFIX)), names[0] if names else None
-    )
 
 
 def sync_workspace(folder: Path, source: Path | None = None) -> SyncReport:
@@ -103,10 +94,10 @@ def _copy_changed(folder: Path, source: Path, names: list[str]) -> SyncReport:
         else:
             copied.append(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(target, (source / name).read_bytes())
+        write_whole(target, (source / name).read_bytes())
         copied_sums[name] = shipped_sum
         # Recorded at once: a copy that is interrupted here must not look edited afterwards.
-        _write_whole(manifest, json.dumps(copied_sums, indent=1, sort_keys=True).encode())
+        write_whole(manifest, json.dumps(copied_sums, indent=1, sort_keys=True).encode())
     return SyncReport(folder, tuple(copied), tuple(updated), tuple(kept))
 
 
@@ -119,7 +110,8 @@ def _read_manifest(manifest: Path) -> dict[str, str]:
     return sums if isinstance(sums, dict) else {}
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file in one step: whoever reads it, and whenever this stops, finds the old content or the new."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(content)
     os.replace(partial, path)

@@ -27,6 +27,8 @@ from grader.syllabus import Lesson
 LIVE_SEED = 0
 TRIES_BEFORE_SOLUTION = 3
 PROGRESS_BAR_FROM_SECONDS = 5.0
+# Set where a Jupyter server has a page of the whole course: its address there.
+HOME_VARIABLE = "GRADER_HOME"
 
 Named = Callable[..., Any] | str
 
@@ -181,8 +183,9 @@ def progress() -> None:
                         exercise.points,
                     )
                 )
-            sections.append((f"{lesson.id.split('_')[0].upper()} {lesson.title}", rows))
-        _display(show.progress_html(sections), show.progress_text(sections))
+            sections.append((f"{lesson.code} {lesson.title}", rows))
+        home = os.environ.get(HOME_VARIABLE, "")
+        _display(show.progress_html(sections, home), show.progress_text(sections))
 
 
 def use(name: str) -> Any:

@@ -61,11 +61,14 @@ class Attempt:
     source: str
 
 
-def progress_path() -> Path:
-    """GRADER_PROGRESS, else `.grader/` in this folder or the nearest one above, else the user's data folder."""
+def progress_path(start: Path | None = None) -> Path:
+    """GRADER_PROGRESS, else `.grader/` in `start` or the nearest folder above it, else the user's data folder.
+
+    start: this folder by default.
+    """
     if named := os.environ.get("GRADER_PROGRESS"):
         return Path(named)
-    here = Path.cwd()
+    here = start or Path.cwd()
     for folder in (here, *here.parents):
         if (folder / FOLDER).is_dir():
             return folder / FOLDER / "progress.sqlite"
@@ -166,6 +169,11 @@ class Progress:
                 (exercise_id, exercise_id),
             ).fetchall()
         return [Attempt(*row) for row in rows]
+
+    def last_attempt(self) -> Attempt | None:
+        """The latest attempt, as `attempts` gives it; None before the first."""
+        attempts = self.attempts()
+        return attempts[-1] if attempts else None
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -122,9 +122,11 @@ def progress_text(sections: Sequence[tuple[str, Sequence[ProgressRow]]]) -> str:
     return "\n".join(lines)
 
 
-def progress_html(sections: Sequence[tuple[str, Sequence[ProgressRow]]]) -> str:
-    """The overview for notebooks."""
+def progress_html(sections: Sequence[tuple[str, Sequence[ProgressRow]]], home: str = "") -> str:
+    """The overview for notebooks. home: the address of a page of the whole course, to link to."""
     parts = ['<div class="grader-progress" style="color:var(--jp-content-font-color1,inherit);max-width:52rem">']
+    if home:
+        parts.append(f'<a class="grader-home" href="{_escape(home)}">Course home: path, plan, skills</a>')
     for title, rows in sections:
         done = sum(row.status == "passed" for row in rows)
         share = 100 * done / max(len(rows), 1)

@@ -47,6 +47,11 @@ class Lesson:
     adapter: AdapterTask | None = None
 
     @property
+    def code(self) -> str:
+        """`l07_lora` -> `L07`."""
+        return self.id.split("_")[0].upper()
+
+    @property
     def notebook_name(self) -> str:
         """`l07_lora` -> `07_lora.ipynb`."""
         return f"{self.id.removeprefix('l')}.ipynb"

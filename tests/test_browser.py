@@ -5,19 +5,16 @@ Screenshots are left in `artifacts/browser/`.
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsers import START_SECONDS, open_page, served
+from browsers import ROOT, START_SECONDS, course_lab, open_page
 
 from grader.catalogue import find_course
 from grader.source import answer_source, definition_source
 
-ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts" / "browser"
 CELL_SECONDS = 120
 
@@ -26,23 +23,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[str]:
-    """The address that `course lab` prints, working in a fresh workspace."""
-    config = tmp_path / "config"
-    config.mkdir()
-    # Lets the test scroll to a cell by its id, as a learner would by eye; every click and key after that is real.
-    (config / "jupyter_lab_config.py").write_text("c.LabApp.expose_app_in_browser = True\n")
-    environment = {
-        **os.environ,
-        "JUPYTER_CONFIG_DIR": str(config),
-        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
-        "COURSE_WORKSPACE": str(tmp_path / "workspace"),
-    }
-    environment.pop("GRADER_PROGRESS", None)
-    command = [sys.executable, "-m", "course.cli", "lab", "--no-browser", "--port", "0"]
-    address = r"http://(?:127\.0\.0\.1|localhost):\d+/lab\S*"
-    with served(command, address, tmp_path / "lab.log", env=environment, cwd=ROOT) as found:
-        yield found
+    with course_lab(tmp_path) as address:
+        yield address
 
 
 class Notebook:
@@ -54,7 +36,7 @@ class Notebook:
 
     def open(self, address: str) -> None:
         token = re.search(r"token=(\w+)", address)
-        base = address.split("/lab")[0]
+        base = address.split("/course")[0]
         query = f"?reset&token={token.group(1)}" if token else "?reset"
         self.page.goto(f"{base}/lab/tree/{self.lesson}.ipynb{query}")
         self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=START_SECONDS * 1000)
@@ -167,6 +149,7 @@ def test_learner_is_told_their_mistake_then_passes_and_progress_survives_a_resta
         notebook.picture("4_progress_after_restart")
         row = page.locator(f'.grader-row[data-exercise="{exercise.answer_name}"]')
         assert row.get_attribute("data-status") == "passed", shown
+        assert page.locator(".grader-home").last.get_attribute("href") == "/course"
 
         page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
         page.wait_for_timeout(1500)

@@ -17,7 +17,7 @@ import pytest
 
 from course import lab, workspace
 from course.lab import free_port, lab_command
-from course.workspace import SyncReport, WorkspaceError, first_lesson, sync_workspace, workspace_folder
+from course.workspace import SyncReport, WorkspaceError, sync_workspace, workspace_folder
 
 NOTEBOOK = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 
@@ -135,12 +135,8 @@ def test_the_folder_is_the_option_then_the_variable_then_the_project(
     assert workspace_folder(tmp_path / "option") == tmp_path / "option"
 
 
-def test_the_first_lesson_is_number_00_else_the_first_by_name(tmp_path: Path) -> None:
-    assert first_lesson(tmp_path) is None
-    (tmp_path / "07_lora.ipynb").touch()
-    assert first_lesson(tmp_path) == "07_lora.ipynb"
-    (tmp_path / "00_start.ipynb").touch()
-    assert first_lesson(tmp_path) == "00_start.ipynb"
+def test_the_browser_opens_the_course_home(tmp_path: Path) -> None:
+    assert "--LabApp.default_url=/course" in lab_command(tmp_path, 8888, browser=True)
 
 
 def test_no_browser_is_opened_without_a_display(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,11 +196,14 @@ app()
     watchdog.start()
     try:
         assert process.stdout is not None
-        address = next((line for line in process.stdout if "JupyterLab is ready" in line), "")
-        found = re.search(r"(http://\S+?/)lab/tree/00_\S+\.ipynb\?token=(\w+)", address)
+        address = next((line for line in process.stdout if "Your course is ready" in line), "")
+        found = re.search(r"(http://\S+?/)course\?token=(\w+)", address)
         assert found, f"no address was printed, only: {address!r}"
         server, token = found.groups()
-        assert b"jupyter-config-data" in fetch(found.group(0), token)
+        home = fetch(found.group(0), token).decode()
+        assert re.search(r'id="continue"[^>]*href="/lab/tree/00_start\.ipynb"', home)
+        assert "Not in your workspace: 01_tokens.ipynb" in home
+        assert b"jupyter-config-data" in fetch(f"{server}lab/tree/00_start.ipynb", token)
         names = {item["name"] for item in json.loads(fetch(f"{server}api/contents", token))["content"]}
         assert {"00_start.ipynb", "07_lora.ipynb", "AGENTS.md", "CLAUDE.md"} <= names
         kernels = json.loads(fetch(f"{server}api/kernelspecs", token))

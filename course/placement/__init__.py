@@ -1,0 +1,1 @@
+"""Ten questions that suggest where to start, and what may be skipped."""
