@@ -126,6 +126,11 @@ def test_no_background_meets_a_lesson_before_what_it_builds_on(background: str) 
     assert set(BACKGROUNDS[background].first) <= set(order)
 
 
+def test_a_lesson_that_is_wanted_early_brings_what_it_builds_on() -> None:
+    order = [lesson.id for lesson in route(COURSE.lessons, ("l18_statistics", "l99_gone"))]
+    assert order[:4] == ["l00_start", "l07_lora", "l09_qlora", "l18_statistics"]
+
+
 @pytest.mark.parametrize(
     ("background", "start"),
     [("backend", "l07_lora"), ("data", "l01_tokens"), ("devops", "l08_quantisation"), ("other", "l01_tokens")],
