@@ -52,5 +52,7 @@ def test_smoke_runs_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COURSE_SMOKE", "1")
     smoke = run.chosen_plan()
     assert smoke.folder == Path("runs/l17-smoke")
-    assert len(smoke.sql_items) == 2
+    assert smoke.quiz_items == (0, 1)
+    examples = load_examples("test")
+    assert sorted(examples[index].split for index in smoke.sql_items) == ["heldout", "seen"]
     assert smoke.training_folder != full.training_folder

@@ -46,6 +46,7 @@ def choice_accuracy(items: list[dict]) -> dict[str, float]:
         "acc": the log-likelihood itself;
         "acc_norm": the log-likelihood divided by the number of characters of the choice;
         "acc_bytes": the log-likelihood divided by the number of bytes of the choice in UTF-8.
+    A choice is measured as it stands in "choices", without the space that was put before it when it was scored.
     Returns {"acc": ..., "acc_norm": ..., "acc_bytes": ...}, each right / all, from 0 to 1.
     """
     right = np.zeros(3)
@@ -165,6 +166,17 @@ def nothing_normalised(items):
 
 
 @exercise.misconception(
+    hint="Every item is taken to have as many choices as the first one, so further choices are never picked. Count the "
+    "choices of each item anew."
+)
+def as_many_choices_as_the_first(items):
+    count = len(items[0]["choices"])
+    return accuracies(
+        [{**item, **{name: item[name][:count] for name in ("choices", "loglikelihoods")}} for item in items]
+    )
+
+
+@exercise.misconception(
     hint="acc is normalised as well in yours. It is the one that takes the sums as they are, and so prefers short "
     "choices."
 )
@@ -204,6 +216,9 @@ def cases(seed: int) -> Iterator[Case]:
     yield case("nearly as likely", "when a long and a short choice are nearly as likely", [near])
     alike = {"choices": ["ab", "cde"], "loglikelihoods": [-5.0, -4.5 - draw.random() / 99], "gold": 0}
     yield case("nearly as long", "when choices are nearly as long", [alike])
+    few = {"choices": ["yes", "no"], "loglikelihoods": [-1.0, -2.0 - draw.random()], "gold": 0}
+    more = {"choices": ["iron", "zinc", "lead", "gold"], "loglikelihoods": [-3.0, -4.0, -5.0, -1.0], "gold": 3}
+    yield case("two, then four", "when a later item has more choices than the first", [few, more])
     yield case("english", "on questions in English", [item(ASCII_CHOICES) for _ in range(12)], visible=False)
     yield case("many scripts", "on questions in many scripts", [item(WIDE_CHOICES) for _ in range(15)], visible=False)
     mixed = [item(ASCII_CHOICES, count) for count in (2, 3, 5, 4)]

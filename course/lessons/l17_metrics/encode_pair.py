@@ -40,7 +40,8 @@ def encode_pair(
 ) -> tuple[list[int], list[int]]:
     """Token ids of a context and of the continuation whose probability is asked for.
 
-    encode: text -> token ids, no special tokens added. prefix_id: the token that stands where there is no context.
+    encode: text -> token ids, no special tokens added. prefix_id: the token that stands where there is no context, as
+        the first token of a text gets its probability from a place before it.
     The two lists together are what the model reads:
     1. White space at the end of the context belongs to the continuation: it is moved there first, unchanged.
     2. Both texts joined are encoded as one. The context's ids are those of the context encoded alone, n of them; the

@@ -106,6 +106,7 @@ def request(
     ending: str = "Answer:",
     after_description: str = "",
     described_shots: bool = False,
+    always_described: bool = False,
     own_answer: bool = False,
 ) -> dict[str, Any]:
     """The request with the parts that the misconceptions change."""
@@ -120,7 +121,7 @@ def request(
         context = description + after_description * bool(description) + text + asked(item, ending)
         return {"context": context, "continuations": [plain_lead + choice for choice in item["choices"]]}
     messages = []
-    if description and description_to == "system":
+    if (description or always_described) and description_to == "system":
         messages.append({"role": "system", "content": description})
     if not one_turn:
         for shot in shots:
@@ -224,6 +225,14 @@ def description_in_the_user_turn(item, shots, description, render):
 )
 def description_lost_in_chat(item, shots, description, render):
     return request(item, shots, description, render, description_to="nobody")
+
+
+@exercise.misconception(
+    hint="You send a system message even when there is no description. An empty one is not none: the template writes a "
+    "system turn with nothing in it, in place of its own."
+)
+def empty_system_message(item, shots, description, render):
+    return request(item, shots, description, render, always_described=True)
 
 
 @exercise.misconception(

@@ -2,8 +2,8 @@
 r"""
 # Metrics and the harness
 
-*About 190 minutes for you. The notebook itself runs for about 15 minutes on two CPU cores, most of it the real run in
-section 8; longer where it has to train a model first.*
+*About 190 minutes for you, 155 of them for the exercises. The notebook itself runs for about 15 minutes on two CPU
+cores, most of it the real run in section 8; longer where it has to train a model first.*
 
 You will write the metrics that every model card quotes, and see each of them equal the library that made the
 number. Then you put your own test set into **lm-eval**, the harness behind most published numbers (Gao et al.;
@@ -17,7 +17,9 @@ it again.
 
 Words used below. **Item**: one question of a test set. **Gold**: its right answer. **Context**: the text that a model
 reads; **continuation**: the text whose probability is asked for. **Shot**: a worked example in the context.
-**Harness**: a program that asks a model a whole test set, always in the same way, and keeps what came back.
+**Greedy decoding**: generating by always taking the most probable token. **BOS**: the special token that begins a
+text. **Nat**: the unit of a natural logarithm; a log-probability of -1 nat is a probability of 0.37. **Harness**: a
+program that asks a model a whole test set, always in the same way, and keeps what came back.
 """
 
 # %%
@@ -51,7 +53,7 @@ if plan.recipe.smoke:
 r"""
 ## 1. Predict before you run
 
-A model answers six questions, and three metrics judge each answer. **Write down, for each row, which metrics give
+A model answers six questions, and four metrics judge each answer. **Write down, for each row, which metrics give
 full marks, and which give nothing.**
 
 | gold | answer |
@@ -65,7 +67,7 @@ full marks, and which give nothing.**
 
 **Exact match** (EM) asks whether both are the same after *normalising*: small letters, no punctuation, no articles.
 **Token F1** counts words in common, in any order. **ROUGE-L** looks for the longest common subsequence: words in the
-same order, gaps allowed. **BLEU** counts runs of one to four words, over a whole corpus.
+same order, gaps allowed. **BLEU** counts runs of one to four words (n-grams), over a whole corpus.
 
 ```
 target      police  killed  the  gunman            ROUGE-L: order counts, gaps may be
@@ -81,13 +83,41 @@ SQuAD's script, `rouge_score`, `sacrebleu`.
 
 # %% exercise="token_f1"
 
+# %% [markdown]
+r"""
+The longest common subsequence is a classic of *dynamic programming*: the question is answered for all beginnings of
+the two texts, shortest first, and each answer is made from shorter ones that are known by then.
+"""
+
 # %% exercise="rouge_l"
+
+# %% [markdown]
+r"""
+**BLEU by hand.** The model says `the cat sat on the mat`, 6 words; the reference is `the cat sat on the red mat`, 7
+words.
+
+| n | n-grams said | of them in the reference | precision |
+|---|---|---|---|
+| 1 | 6 | 6 | 1 |
+| 2 | 5 | 4: all but `the mat` | 0.8 |
+| 3 | 4 | 3 | 0.75 |
+| 4 | 3 | 2 | 0.667 |
+
+The geometric mean of the four is 0.4 to the power of 1/4, 0.795. Nothing in it notices that a word is missing; for
+that there is the **brevity penalty**, exp(1 - 7/6) = 0.846, since the answer is shorter than its reference. BLEU is
+100 * 0.846 * 0.795 = 67.3.
+
+And `the the the the`, against the same reference? Each `the` is found there, but counts are **clipped**: the
+reference has two, so 2 of 4 match. Over a corpus, both counts of each n and both lengths are summed up before
+anything is divided.
+"""
 
 # %% exercise="corpus_bleu"
 
 # %% [markdown]
 r"""
-Now your guesses, by your own functions.
+Now your guesses, by your own functions. (The whole column of BLEU will be 0, and its bars not to be seen. That is no
+fault; why, stands below.)
 """
 
 # %%
@@ -126,8 +156,8 @@ r"""
 Three things to take along.
 
 - The last row is the dangerous one: *the opposite of the truth* gets an F1 of 0.86. Overlap is not meaning.
-- Exact match punishes politeness (rows 2 and 3), F1 does not see order (row 5), BLEU without smoothing is 0 for
-  anything short: it was made for a corpus of long sentences.
+- Exact match punishes politeness (rows 2 and 3), F1 does not see order (row 5). BLEU without smoothing is 0 where no
+  run of four words matches, so for every short text, "Nile." included: it was made for a corpus of long sentences.
 - None of the four says whether an SQL query is right. Where an answer can be *executed* or *checked*, do that.
   Section 8 does.
 
@@ -145,7 +175,8 @@ logits at                                             xn  c1          ← one pl
 ```
 
 A language model's logits at a place are about the **next** token. So the probability of `c1` is read at `xn`, that of
-`c2` at `c1`, and the last continuation token need not be read at all.
+`c2` at `c1`, and the last continuation token need not be read at all. For the very first token of a text there is no
+such place. So where the context is empty, the model is given one token to start from, mostly BOS: the *prefix token*.
 
 Before that, text becomes tokens, and there the first trap is: tokens do not respect the seam between context and
 continuation.
@@ -207,9 +238,9 @@ print(f"largest difference {gap:.1e} nats; greedy flags equal: {same} of {few}")
 
 # %%
 item = quiz[0]
-ids, wanted = requests[0]
+of_item = requests[: len(item.choices)]
 figure, axes = plt.subplots(1, len(item.choices), figsize=(11, 2.8), sharey=True)
-for axis, choice, (ids, wanted) in zip(axes, item.choices, requests, strict=False):
+for axis, choice, (ids, wanted) in zip(axes, item.choices, of_item, strict=True):
     with torch.no_grad():
         scores = model(input_ids=torch.tensor([ids + wanted[:-1]], device=model.device)).logits[0].float()
     scores = scores.log_softmax(-1)[len(ids) - 1 :].gather(1, torch.tensor(wanted, device=model.device)[:, None])[:, 0]
@@ -233,6 +264,10 @@ So the bare sum prefers short choices. lm-eval reports up to three accuracies:
 - **acc**: the largest sum of log-probabilities wins;
 - **acc_norm**: the largest sum *divided by the choice's length* wins;
 - **acc_bytes**: the same with the length in bytes of UTF-8.
+
+The length is that of the choice as it stands in the data, without the space before it. Dividing takes the handicap
+away. Whether the score rises by that depends on the questions: it falls where the right choices are mostly the short
+ones.
 
 Length of what? Not tokens: two models with different tokenizers would be measured with different rulers. Papers,
 the harness's own among them, say that acc_norm divides by *bytes*. Its code divides by *characters*, and
@@ -279,11 +314,44 @@ lessons in one: normalising is no improvement by nature, and 30 items do not eve
 r"""
 ## 5. Your own task in the harness
 
-A **task** of lm-eval is a YAML file: where the items are, how they are asked, how they are scored. No Python is
-needed, and no network: the files are yours. Write one.
+A **task** of lm-eval is a YAML file: where the items are, how they are asked, how they are scored. It needs no network:
+the files are yours. These are the keys that you need (all of them, and many more, are in lm-eval's
+[task guide](https://github.com/EleutherAI/lm-evaluation-harness/blob/main/docs/task_guide.md)); the exercise says
+what belongs in the place of the dots:
 
-Two traps of YAML: in single quotes `\n` is a backslash and an n, not a newline; and a colon followed by a space, or
-a `#`, ends an unquoted text.
+```yaml
+task: ...
+dataset_path: ...        # which loader of the library `datasets`, not where the files are
+dataset_kwargs:          # arguments of that loader
+  data_files:
+    test: ...            # a path
+    dev: ...
+test_split: ...          # one of the names under data_files, as is the next
+fewshot_split: ...
+output_type: ...
+doc_to_text: ...         # the prompt
+doc_to_choice: ...       # the choices
+doc_to_target: ...       # the index of the right one
+metric_list:
+  - metric: ...          # an entry of three lines for each metric
+    aggregation: ...
+    higher_is_better: ...
+metadata:
+  version: ...
+```
+
+A `doc_to_` line names a field of the document, such as `choices`, or it is a template of **Jinja**, a language for
+texts with places to fill: in `Is {{question}} hard?` the document's field `question` takes the place of the braces.
+
+You write a function that returns such a file, since name and paths are other ones on each machine. Four traps:
+
+- in single quotes `\n` is a backslash and an n, not a newline; in double quotes it is a newline;
+- in an unquoted text, a colon with a space behind it makes a key, and a `#` with a space before it a comment;
+- an unquoted value that begins with `{{` is no text but a mapping;
+- in a Python f-string, `{{` is *one* brace.
+
+A library that writes YAML puts quotes where they are needed: `import yaml` and `yaml.safe_dump(dictionary)`. By hand,
+`json.dumps(text)` quotes any text, since a JSON string is a YAML string too.
 """
 
 # %% exercise="task_yaml"
@@ -321,8 +389,8 @@ print("kept in", run.sample_files["my_quiz"])
 
 # %% [markdown]
 r"""
-If a number differs by one item, look at that item: two choices may be equal to the last bit but one, and a padded
-batch adds up in another order than a single row does.
+If a number differs by one item, look at that item: its two best choices may be so close that rounding decides, and a
+padded batch rounds in another way than a single row does.
 
 **What the harness keeps.** Three files, plain enough for any other tool: `results_*.json`, with the numbers, the
 settings and the versions; `samples_*.jsonl`, one line an item with the very prompt, every log-probability and the
@@ -345,6 +413,11 @@ r"""
 The same model, the same items. Four ways to ask: with 0 or 4 shots, as plain text or in the chat template. First
 write what the harness sends in each case. One detail is easily missed: in plain text a choice is asked for with a
 space before it; in the chat template the assistant's turn begins on a new line, and the space goes.
+
+The comparison uses the course's own task `quiz` in place of your `my_quiz`. Both ask the same. But a file that says
+only `fewshot_split: dev` has its shots drawn *at random*, from a fixed seed, other ones for each question; `quiz` has
+two more lines, `fewshot_config` with `sampler: first_n`, and shows every question the first four of dev. So with shots
+the two give different numbers: one more thing that a table of results should say.
 """
 
 # %% exercise="few_shot_request"
@@ -363,8 +436,14 @@ def render(messages, add_generation_prompt):
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
 
 
-for name, template in (("plain", None), ("chat", render)):
-    request = few_shot_request(as_document(quiz[0]), [as_document(load_quiz("dev")[0])], "", template)
+told = "Answer each question in a few words.\n\n"
+for name, description, template in (
+    ("plain", "", None),
+    ("chat", "", render),
+    ("plain, with a description", told, None),
+    ("chat, with a description", told, render),
+):
+    request = few_shot_request(as_document(quiz[0]), [as_document(load_quiz("dev")[0])], description, template)
     print(
         f"--- {name}: {len(tokenize(request['context']))} tokens\n{request['context']}{request['continuations'][0]}\n"
     )
@@ -375,19 +454,30 @@ r"""
 largest? Chance is 25.
 """
 
+
 # %%
+def sent_by_harness(done) -> list[tuple[str, str]]:
+    """Every (context, continuation) of a run, item by item, choice by choice, from the samples that were kept."""
+    samples = [json.loads(line) for line in done.sample_files["quiz"].read_text(encoding="utf-8").splitlines()]
+    samples.sort(key=lambda sample: sample["doc_id"])
+    return [(sent["arg_0"], sent["arg_1"]) for sample in samples for sent in sample["arguments"].values()]
+
+
+def sent_by_you(shots, template) -> list[tuple[str, str]]:
+    """The same, by your own function."""
+    shown = [as_document(item) for item in load_quiz("dev")[:shots]]
+    asked = [few_shot_request(as_document(item), shown, "", template) for item in quiz]
+    return [(each["context"], continuation) for each in asked for continuation in each["continuations"]]
+
+
 ways = {}
 for shots in (0, 4):
     for chat in (False, True):
         done = evaluate(model, tokenizer, ["quiz"], before, shots=shots, chat=chat, items={"quiz": range(ITEMS)})
-        samples = [json.loads(line) for line in done.sample_files["quiz"].read_text(encoding="utf-8").splitlines()]
-        sent = samples[0]["arguments"]["gen_args_0"]
-        mine_sent = few_shot_request(
-            as_document(quiz[0]), [as_document(s) for s in load_quiz("dev")[:shots]], "", render if chat else None
-        )
-        equal = (sent["arg_0"], sent["arg_1"]) == (mine_sent["context"], mine_sent["continuations"][0])
+        pairs = list(zip(sent_by_you(shots, render if chat else None), sent_by_harness(done), strict=True))
+        equal = sum(one == other for one, other in pairs)
         ways[shots, "chat" if chat else "plain"] = done.score("quiz", "acc")
-        print(f"{shots} shots, {'chat' if chat else 'plain'}: your prompt equals the harness's: {equal}")
+        print(f"{shots} shots, {'chat' if chat else 'plain'}: {equal} of {len(pairs)} requests as you wrote them")
 measured = pd.Series(ways).unstack()
 print((100 * measured).round(1).to_string())
 axis = (100 * measured).plot.bar(rot=0, color=["#d98c3f", "#1f4e79"])
@@ -419,7 +509,7 @@ def letter_score(outputs, order, golds):
 ```
 
 The outputs come from batches that were sorted by length, to save padding; `order` says which question each belongs
-to. There are three faults. *Find them by reading, before you run anything.*
+to. There are three faults. *Write them down before you go on: the text of the exercise says what would be right.*
 """
 
 # %% exercise="repair_letter_score"
@@ -447,8 +537,10 @@ In *QLoRA, for real* a model learned to write SQL. **The plan, fixed before any 
   items, plain text, no shots, metric acc);
 - the base model and the tuned model get the same items. On `sql` each gets the system message it knows: the base
   model an instruction, the tuned one its training format. On `quiz` the prompts are identical;
-- reported are shares with 95 % bootstrap intervals, and the change with a *paired* interval, since both models
-  answered the same items.
+- reported are shares with 95 % intervals, by the bootstrap: the share is taken again and again from items drawn at
+  random out of those that there are, and the interval holds the middle 95 % of what comes out. The change has a
+  *paired* interval: both models answered the same items, so each item's own change is what is drawn. (The next
+  lesson is about these.)
 
 If your run of that lesson is in this workspace, its adapter is measured. If not, a short one is trained now, and its
 numbers are lower: the line printed at the top says which.
@@ -624,7 +716,8 @@ draws with replacement: it is biased.
 <details><summary>Your fine-tuned model gained on its task. How do you find out what it forgot?</summary>
 
 Run a fixed set of other tasks before and after, the same items and prompts, and report paired changes with
-intervals and by slice. A loss that is smaller than the interval is not "no loss".
+intervals, over all and by slice (one topic or kind of item at a time). A loss that is smaller than the interval is
+not "no loss".
 </details>
 
 ## What you can now claim

@@ -52,8 +52,10 @@ def loglikelihood(model: Any, requests: list[tuple[list[int], list[int]]]) -> li
     Returns for each request, in order, (log_probability, is_greedy):
         log_probability: float, the SUM over the continuation's tokens of the natural logarithm of the probability that
             the model gives the token after everything before it. The context's own tokens are given, not counted.
-        is_greedy: True if EVERY continuation token is the most probable one at its place.
-    Computed in the model's dtype, without gradients. Requests may go through the model one by one or as padded batches.
+        is_greedy: True if EVERY continuation token is the most probable one at its place, the argmax of its logits.
+    Without gradients. The model stays in its dtype; the softmax may be taken in that or in float32. Ids go to
+    model.device. Requests may go through the model one by one, or as batches padded on the right with any token id: a
+    causal model does not look to the right, so no attention mask is needed then.
     """
     answers = []
     for context, continuation in requests:
@@ -225,6 +227,18 @@ def padding_read(model, requests):
             (picked[torch.arange(len(wanted)), wanted].sum().item(), bool((picked.argmax(1) == wanted).all()))
         )
     return answers
+
+
+@exercise.misconception(
+    hint="You pad on the left, and the model is not told: with nothing but ids it reads the padding as the beginning "
+    "of the text. Only the longest row comes out right. Where would padding do no harm to a causal model?"
+)
+def padded_on_the_left(model, requests):
+    width = max(len(context) + len(continuation) for context, continuation in requests)
+    padded = [
+        ([0] * (width - len(context) - len(continuation)) + context, continuation) for context, continuation in requests
+    ]
+    return each(model, padded)
 
 
 @exercise.misconception(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 
 from grader.exercise import Case, Exercise
 
@@ -28,9 +27,9 @@ exercise = Exercise(
     ),
     rtol=1e-9,
     atol=1e-12,
-    library_note="The paper's code multiplies 1 - k / i for i from n - c + 1 to n, because the binomial coefficients "
-    "of 200 samples overflow a float; Python's whole numbers do not. Hugging Face's code_eval does the same. Sampling "
-    "needs a temperature, and the best one grows with k: say which you used.",
+    library_note="The paper's code multiplies 1 - k / i for i from n - c + 1 to n, because the factorials in the "
+    "binomial coefficients of 200 samples overflow a float; Python's whole numbers do not. Hugging Face's code_eval "
+    "does the same. Sampling needs a temperature, and the best one grows with k: say which you used.",
     interview="You drew 20 samples for each problem. How do you report pass@10, and why not 1 - (1 - pass@1)^10?",
 )
 
@@ -39,10 +38,13 @@ exercise = Exercise(
 def pass_at_k(counts: list[tuple[int, int]], k: int) -> float:
     """The chance that at least one of k samples solves a problem, averaged over problems.
 
-    counts: for each problem (n, c): n samples were drawn from the model, c of them were right; 0 <= c <= n, k <= n.
+    counts: for each problem, of which there is at least one, (n, c): n samples were drawn from the model, c of them
+        were right; 0 <= c <= n, 1 <= k <= n.
     For one problem: draw k different ones of its n samples, all draws equally likely; the chance that at least one of
-        them is right. It is an unbiased estimate of pass@k, the same for k fresh samples.
-    Returns the mean over problems, from 0 to 1. n may be some hundreds.
+        them is right. pass@k itself is the chance that k fresh samples of the model hold a right one; this estimates it
+        without bias.
+    Returns the mean over problems, from 0 to 1. n and k may be some hundreds: products of that many numbers overflow a
+        float.
     """
     chances = [1 - math.comb(n - c, k) / math.comb(n, k) for n, c in counts]
     return sum(chances) / len(chances)
@@ -107,6 +109,24 @@ def all_k_right(counts, k):
     return mean([math.comb(c, k) / math.comb(n, k) for n, c in counts])
 
 
+@exercise.misconception(
+    hint="With fewer than k wrong samples you give 0. Then every draw of k must hold a right one: the chance is 1."
+)
+def few_wrong_samples_give_zero(counts, k):
+    return mean([0.0 if n - c < k else 1 - math.comb(n - c, k) / math.comb(n, k) for n, c in counts])
+
+
+@exercise.misconception(
+    hint="With hundreds of samples your products or factorials become larger than a float can be: infinity by infinity "
+    "is not a number. Divide factor by factor, or stay with whole numbers."
+)
+def products_overflow(counts, k):
+    def falling(most):
+        return math.prod(float(most - drawn) for drawn in range(k))
+
+    return mean([1 - falling(n - c) / falling(n) if n - c >= k else 1.0 for n, c in counts])
+
+
 @exercise.misconception(hint="Your value is the chance that all k samples fail. One minus that is asked for.")
 def chance_of_failure(counts, k):
     return mean([math.comb(n - c, k) / math.comb(n, k) for n, c in counts])
@@ -127,16 +147,16 @@ def cases(seed: int) -> Iterator[Case]:
     yield Case("k is n", {"counts": [(5, 1), (5, 0), (5, 3)], "k": 5}, "when k is n", visible=False)
     yield Case("more problems", {"counts": some(9, 12, 4), "k": 4}, "on more problems", visible=False)
     yield Case(
+        "half of many", {"counts": [(400, 1 + seed % 3), (360, 2)], "k": 200}, "when hundreds are drawn of hundreds"
+    )
+    yield Case(
         "many samples", {"counts": [(400, 1 + seed % 3), (300, 2)], "k": 2}, "with hundreds of samples", visible=False
     )
 
 
 @exercise.oracle
 def oracle(counts: list[tuple[int, int]], k: int) -> float:
-    """Every way to draw k samples, listed and looked at."""
+    """The right ones among k samples follow a hypergeometric distribution; sf(0) is its chance of more than none."""
+    from scipy.stats import hypergeom
 
-    def chance(n: int, c: int) -> float:
-        draws = [any(place < c for place in drawn) for drawn in combinations(range(n), k)]
-        return sum(draws) / len(draws)
-
-    return sum(chance(n, c) for n, c in counts) / len(counts)
+    return mean([float(hypergeom(n, c, k).sf(0)) for n, c in counts])

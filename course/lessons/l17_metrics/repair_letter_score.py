@@ -29,7 +29,8 @@ exercise = Exercise(
     forbidden=("lm_eval",),
     library_note="lm-eval makes the extraction a named part of a task: a filter with its pattern, which of several "
     "matches to take, and a fallback ('[invalid]') that is scored as wrong. Its generate_until sorts by length and "
-    "calls get_original before it returns.",
+    "calls get_original before it returns. Real outputs also put the letter in bold or on the next line: read some "
+    "dozens before you fix a pattern.",
     interview="A model's score fell by 20 points after an upgrade that should change nothing. How do you look for a "
     "fault in the evaluation itself?",
 )
@@ -42,13 +43,14 @@ def repair_letter_score(outputs: list[str], order: list[int], golds: list[str]) 
     outputs: N generated texts, in the order in which they were generated. order: outputs[i] answers question order[i];
         a permutation of 0 to N - 1. golds: the right letter of each question, N >= 1.
     The letter picked from a text is that of the LAST place where the word "answer" or "Answer" stands, followed by
-        nothing but an optional " is", an optional colon, any spaces, an optional opening bracket "(" and then one of
-        the capital letters A to D, with no letter, digit or underscore behind it. Examples: "answer is B", "Answer:
-        (C)", "answer D.". A text without such a place has no letter: None.
+        nothing but an optional " is", an optional colon, any number of spaces, an optional opening bracket "(" and then
+        one of the capital letters A to D, with no letter, digit or underscore behind it. Examples: "answer is B",
+        "Answer: (C)", "answer D.". A text without such a place has no letter: None. "ANSWER" is not among them; longer
+        words that end in "answer", and line breaks in place of the spaces, do not occur.
     Returns {"picked": the letter of each QUESTION, in the order of the questions, "accuracy": right / all N questions,
         "unanswered": how many have None}.
     """
-    pattern = re.compile(r"[Aa]nswer(?: is)?:?\s*\(?([A-D])\b")
+    pattern = re.compile(r"[Aa]nswer(?: is)?:? *\(?([A-D])\b")
     picked: list[str | None] = [None] * len(golds)
     for text, question in zip(outputs, order, strict=True):
         if found := pattern.findall(text):
@@ -66,7 +68,7 @@ def sorted_back_first(outputs, order, golds):
         for start in (place.end() for place in re.finditer("nswer", text)):
             if text[start - 6 : start - 5] not in ("A", "a"):
                 continue
-            rest = text[start:].removeprefix(" is").removeprefix(":").lstrip().removeprefix("(")
+            rest = text[start:].removeprefix(" is").removeprefix(":").lstrip(" ").removeprefix("(")
             if rest[:1] in set("ABCD") and not (rest[1:2].isalnum() or rest[1:2] == "_"):
                 latest = rest[0]
         return latest
@@ -76,7 +78,7 @@ def sorted_back_first(outputs, order, golds):
     return {"picked": letters, "accuracy": len(hits) / len(letters), "unanswered": sum(one is None for one in letters)}
 
 
-RIGHT_PATTERN = r"[Aa]nswer( is)?:?\s*\(?(?P<letter>[ABCD])(?!\w)"
+RIGHT_PATTERN = r"[Aa]nswer( is)?:? *\(?(?P<letter>[ABCD])(?!\w)"
 
 
 def scored(
@@ -190,6 +192,14 @@ def small_letters_taken(outputs, order, golds):
 
 
 @exercise.misconception(
+    hint="Your pattern ignores case as a whole. Then 'the answer is a list' gives A, and 'ANSWER' counts as well. The "
+    "choices are capitals only, and the word before them is written in two ways."
+)
+def case_ignored(outputs, order, golds):
+    return scored(outputs, order, golds, pattern=f"(?i){RIGHT_PATTERN}")
+
+
+@exercise.misconception(
     hint="A text without an answer counts as A in yours. A guess on the model's behalf is right in a quarter of the "
     "cases: leave it unanswered."
 )
@@ -214,6 +224,7 @@ TEXTS = {
     "none": "I do not know. Can you say more about {1}?",
     "only a word": "The answer is Definitely not clear",
     "small": "The answer is a list",
+    "shouted": "NO ANSWER {0} OR {1} IS SURE",
 }
 
 
@@ -245,7 +256,9 @@ def cases(seed: int) -> Iterator[Case]:
     yield case("in order", "when nothing was sorted", ["plain", "bracket", "none"], [0, 1, 2])
     yield case("aloud", "when the model thinks aloud", ["aloud", "corrected", "trailing"], [0, 1, 2])
     yield case("sorted", "when outputs were sorted by length", ["plain", "bracket", "plain", "aloud"], [2, 0, 3, 1])
-    yield case("words", "when a word follows", ["word", "only a word", "small", "plain"], [0, 1, 2, 3], [1, 2])
+    words = ["word", "only a word", "small", "plain"]
+    yield case("words", "when a word follows", words, [0, 1, 2, 3], [1, 2])
+    yield case("shouted", "when ANSWER is in capitals", ["shouted", "plain", "bracket"], [0, 1, 2], [0])
     yield case("none at all", "when nothing is answered", ["none", "none"], [1, 0], [0, 1])
     kinds = [draw.choice(list(TEXTS)) for _ in range(9)]
     order = [1, 2, 3, 4, 5, 6, 7, 8, 0]
@@ -260,7 +273,7 @@ def oracle(outputs: list[str], order: list[int], golds: list[str]) -> dict[str, 
     from lm_eval.api.metrics import exact_match_fn
     from lm_eval.filters.extraction import RegexFilter
 
-    extract = RegexFilter(r"[Aa]nswer(?: is)?:?\s*\(?([A-D])\b", group_select=-1, fallback="[invalid]")
+    extract = RegexFilter(r"[Aa]nswer(?: is)?:? *\(?([A-D])\b", group_select=-1, fallback="[invalid]")
     texts = [outputs[order.index(question)] for question in range(len(golds))]
     letters = [several[0] for several in extract.apply([[text] for text in texts], [])]
     return {

@@ -41,7 +41,8 @@ def rouge_l(target: str, prediction: str) -> dict[str, float]:
     """ROUGE-L of one prediction against one target, without stemming.
 
     Words: the text in lower case, with everything but a-z and 0-9 taken as a separator.
-    lcs: the largest number of words that both texts have in the same order, gaps allowed.
+    lcs: the longest common subsequence, the largest number of words that both texts have in the same order, gaps
+        allowed. Each word of a text is used once.
     Returns {"precision": lcs / words of the prediction, "recall": lcs / words of the target, "fmeasure":
         2 * precision * recall / (precision + recall)}; all three 0.0 when nothing is in common, or a text has no words.
     Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", with beta = 1.
@@ -123,12 +124,22 @@ def greedy_length(left: Sequence[str], right: Sequence[str]) -> int:
     return count
 
 
+def length_in_one_row(left: Sequence[str], right: Sequence[str]) -> int:
+    """A row changed in place, read where it is already the next row; too long where words repeat."""
+    row = [0] * (len(right) + 1)
+    for one in left:
+        for place, other in enumerate(right, 1):
+            row[place] = row[place - 1] + 1 if one == other else max(row[place], row[place - 1])
+    return row[-1]
+
+
 def rouge(
     target: str,
     prediction: str,
     length: Callable[[Sequence[str], Sequence[str]], int] = lcs_length,
     split: Callable[[str], list[str]] = ascii_words,
     swapped: bool = False,
+    zero_known: bool = True,
     mean: Callable[[float, float], float] = lambda p, r: 2 * p * r / (p + r),
 ) -> dict[str, float]:
     """The three numbers with the parts that the misconceptions change."""
@@ -136,7 +147,7 @@ def rouge(
     if swapped:
         left, right = right, left
     count = length(left, right)
-    if not count:
+    if not count and zero_known:
         return {"precision": 0.0, "recall": 0.0, "fmeasure": 0.0}
     p, r = count / len(right), count / len(left)
     return {"precision": p, "recall": r, "fmeasure": mean(p, r)}
@@ -171,6 +182,22 @@ def longest_run_of_neighbours(target, prediction):
 )
 def greedy_matching(target, prediction):
     return rouge(target, prediction, length=greedy_length)
+
+
+@exercise.misconception(
+    hint="You keep one row of the table and change it in place: where two words are equal, the count up and to the "
+    "left is needed, and you had just overwritten it. So one word is matched several times."
+)
+def row_overwritten_too_early(target, prediction):
+    return rouge(target, prediction, length=length_in_one_row)
+
+
+@exercise.misconception(
+    hint="Your code divides by zero when nothing is in common, or a text has no words. An answer of another topic, or "
+    "an empty one, is no error: all three numbers are 0 there."
+)
+def nothing_in_common_forgotten(target, prediction):
+    return rouge(target, prediction, zero_known=False)
 
 
 @exercise.misconception(
@@ -233,6 +260,7 @@ def cases(seed: int) -> Iterator[Case]:
     yield case("an early trap", "when the first word comes late", f"{one} {two} {three}", f"{two} {three} {one} {one}")
     yield case("marks and capitals", "with capitals and punctuation", "The mat. (A cat!)", "a CAT, the mat")
     yield case("other letters", "with letters outside a-z", "a café in snake_case", "the caf in snake case")
+    yield case("said once", "when a word repeats in one text only", f"{one} {two}", f"{one} {one} {two} {one}")
     yield case("repeats", "when words repeat", "no no no yes", "yes no no", visible=False)
     yield case("nothing in common", "when nothing is in common", text(3), "nothing here", visible=False)
     yield case("no words", "when a text has no words", "...", text(2), visible=False)

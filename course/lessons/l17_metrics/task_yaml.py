@@ -53,15 +53,19 @@ def task_yaml(name: str, data_files: dict[str, str]) -> str:
         document a line: {"question": text, "choices": list of texts, "answer": index of the right one}. Name and paths
         may hold characters that mean something in YAML.
     Wanted of the task:
-        dataset_path "json", with the files as `data_files` in dataset_kwargs; evaluated on the split "test"; shots from
-        "dev"; output_type "multiple_choice";
+        dataset_path "json", with the two files as `data_files` inside dataset_kwargs; evaluated on the split "test";
+        shots from "dev"; output_type "multiple_choice";
         the prompt "Question: <question>", a newline, "Answer:", without a space at the end; the choices of the
         document as continuations (the harness puts the space before them); the right one is that at `answer`;
         metrics acc, acc_norm and acc_bytes, each with aggregation "mean" and higher_is_better true;
         metadata with version 1.0.
-    Fields are those of lm-eval's task guide: task, dataset_path, dataset_kwargs, test_split, fewshot_split,
-    output_type, doc_to_text, doc_to_choice, doc_to_target, metric_list, metadata. doc_to_* name a field of the
-    document, or are Jinja templates such as "{{question}}".
+    Keys of the file: task, dataset_path, dataset_kwargs (holds data_files, which holds one path for each split),
+        test_split, fewshot_split, output_type, doc_to_text, doc_to_choice, doc_to_target, metric_list (a list; the keys
+        of each entry are metric, aggregation, higher_is_better) and metadata (holds version). doc_to_* name a field of
+        the document, or are Jinja templates such as "{{question}}".
+    Write it in any way: `yaml.safe_dump` of a dictionary, or by hand with `json.dumps` around each text, since a JSON
+        string is a YAML string.
+    Source: docs/task_guide.md of lm-evaluation-harness.
     """
     fields = {
         "task": name,
@@ -190,6 +194,31 @@ def nothing_quoted(name, data_files):
 def lower_is_better(name, data_files):
     wrong = [{"metric": m, "aggregation": "mean", "higher_is_better": False} for m in METRICS]
     return with_fields(name, data_files, metric_list=wrong)
+
+
+@exercise.misconception(
+    hint="Your dataset_kwargs hold the files themselves. They are arguments of the loader of JSON files, and the one "
+    "that takes files is called data_files: one level is missing."
+)
+def data_files_level_left_out(name, data_files):
+    return with_fields(name, data_files, dataset_kwargs=dict(data_files))
+
+
+@exercise.misconception(
+    hint="Your prompt holds the word in single braces instead of the document's question. Jinja wants two braces on "
+    "each side; in a Python f-string that makes four."
+)
+def single_braces(name, data_files):
+    return with_fields(name, data_files, doc_to_text="Question: {question}\nAnswer:")
+
+
+@exercise.misconception(
+    hint="A value that begins with {{ stands without quotes in your file. To YAML that is a mapping inside a mapping, "
+    "and no text."
+)
+def template_not_quoted(name, data_files):
+    rest = yaml.safe_load(with_fields(name, data_files, doc_to_choice=None))
+    return yaml.safe_dump(rest) + "doc_to_choice: {{choices}}\n"
 
 
 @exercise.misconception(

@@ -43,11 +43,12 @@ def token_f1(prediction: str, golds: list[str]) -> dict[str, float]:
 
     prediction: what the model answered. golds: one or more right answers.
     Both sides are normalised, in this order: lower case; every character of `string.punctuation` removed, with nothing
-        in its place; the whole words a, an and the replaced by a space; runs of white space made one space, none at the
-        ends.
-    Words are what is then between spaces. With one gold: shared = words in common, each counted as often as it stands
-        in both; precision = shared / words of the prediction, recall = shared / words of the gold,
-        F1 = 2 * precision * recall / (precision + recall), and 0 when nothing is shared.
+        in its place; the words a, an and the replaced by a space, but not the same letters inside longer words; runs of
+        white space made one space, none at the ends.
+    All texts are ASCII: a word is what is then between spaces, and the word boundaries of `re` are the same.
+    With one gold: shared = words in common, each counted as often as it stands in both; precision = shared / words of
+        the prediction, recall = shared / words of the gold, F1 = 2 * precision * recall / (precision + recall), and 0
+        when nothing is shared. Two texts of which nothing is left are equal (exact match 1) but share no word (F1 0).
     Returns {"exact_match": 1.0 if the normalised prediction equals a normalised gold, else 0.0; "f1": the largest F1 of
         all golds}.
     Source: the evaluation script of SQuAD 1.1.
@@ -105,6 +106,10 @@ def without_articles(text: str) -> str:
     return " ".join(w for w in text.split() if w not in ("a", "an", "the"))
 
 
+def without_bounded_articles(text: str) -> str:
+    return re.sub(r"\b(a|an|the)\b", " ", text)
+
+
 def without_article_letters(text: str) -> str:
     return " ".join(re.sub("a|an|the", " ", text).split())
 
@@ -117,6 +122,7 @@ def scored(
     golds: Sequence[str],
     steps: Sequence[Callable[[str], str]] = STEPS,
     sets: bool = False,
+    shared_as_set: bool = False,
     pick: Callable[..., float] = max,
     exact: Callable[[str, str], bool] = lambda mine, theirs: mine == theirs,
     mean: Callable[[float, float], float] = lambda p, r: 2 * p * r / (p + r),
@@ -134,7 +140,7 @@ def scored(
     for gold in golds:
         theirs = tidied(gold, steps if gold_steps is None else gold_steps)
         bags = [Counter(set(t.split()) if sets else t.split()) for t in (mine, theirs)]
-        common = (bags[0] & bags[1]).total()
+        common = len(bags[0] & bags[1]) if shared_as_set else (bags[0] & bags[1]).total()
         f1s.append(mean(common / bags[0].total(), common / bags[1].total()) if common else 0.0)
         exacts.append(float(exact(mine, theirs)))
     return {"exact_match": max(exacts), "f1": pick(f1s)}
@@ -146,6 +152,23 @@ def scored(
 )
 def words_as_sets(prediction, golds):
     return scored(prediction, golds, sets=True)
+
+
+@exercise.misconception(
+    hint="Your lengths count every word, your shared words count each different one once. What stands twice in the "
+    "answer and twice in the gold is shared twice."
+)
+def shared_words_as_a_set(prediction, golds):
+    return scored(prediction, golds, shared_as_set=True)
+
+
+@exercise.misconception(
+    hint="Your exact match is taken from F1: the right words in another order count as exact. F1 does not see order; "
+    "compare the normalised texts themselves."
+)
+def exact_match_from_f1(prediction, golds):
+    table = scored(prediction, golds)
+    return table | {"exact_match": float(table["f1"] == 1)}
 
 
 @exercise.misconception(
@@ -168,6 +191,14 @@ def lowered_last(prediction, golds):
 )
 def articles_before_punctuation(prediction, golds):
     return scored(prediction, golds, steps=(lower, without_articles, without_punctuation))
+
+
+@exercise.misconception(
+    hint="Articles go before punctuation in your normalisation. While the full stops still stand, the last letter of "
+    "'U.S.A.' looks like the article 'a', and is lost. The order in the docstring is part of the metric."
+)
+def articles_between_punctuation_marks(prediction, golds):
+    return scored(prediction, golds, steps=(lower, without_bounded_articles, without_punctuation))
 
 
 @exercise.misconception(
@@ -253,6 +284,10 @@ def cases(seed: int) -> Iterator[Case]:
     yield case("article", "with articles", f"The {one} of {two}", [f"{one} of the {two}", f"{one}, {three}"])
     repeated = f"{one} {one} {one} {two}"
     yield case("a word repeated", "when a word is repeated", repeated, [f"{one} {two}", f"{three} {four} {two}"])
+    both = [f"{three} {one} {one}"]
+    yield case("repeated in both", "when a word is repeated in answer and gold", f"{one} {two} {one}", both)
+    yield case("another order", "when the words come in another order", f"{one} {two}", [f"{two} {one}"])
+    yield case("an A at the end", "with an abbreviation that ends in A", f"the U.S.A. {one}", [f"USA {one}"])
     yield case("punctuation", "with punctuation inside words", "U.S. Army", ["us army", "the U.S.A."])
     yield case(
         "a letter with a full stop", "with abbreviations", f"{one} a. {two}.", [f"{one} {two}", f"{one} (the) {two}"]
