@@ -73,7 +73,7 @@ def home(overview: Overview) -> str:
 
 def text_of(page: str) -> str:
     """The page as it reads: no tags, single spaces."""
-    body = re.sub(r"<(style|script)>.*?</\1>", "", html, flags=re.DOTALL)
+    body = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.DOTALL)
     inline = re.sub(r"</?(a|b|code|span|strong|time)\b[^>]*>", "", body)
     return html.unescape(" ".join(re.sub(r"<[^>]+>", " ", inline).split()))
 

@@ -63,12 +63,12 @@ plt.show()
 r"""
 ### Where to start, and how long it takes
 
-`make lab` opened the **course home**, a page with this path, what you have passed, and one link to where you stopped.
-The button *Course home* above this notebook leads back to it. From there:
+`make lab` opened the **course home**, a page with this path, what you have passed, and one link to where you
+stopped. The button *Course home* above this notebook leads back to it. From there:
 
-- The **placement** asks ten questions, takes about 10 minutes, and suggests where to start and which lessons you may
-  skip, with the reason for each. It asks where you come from: a backend, a data and a DevOps engineer meet the lessons
-  in different orders. In a terminal: `course placement`.
+- The **placement** asks ten questions, takes about 10 minutes, and suggests where to start and which lessons you
+  may skip, with the reason for each. It asks where you come from: a backend, a data and a DevOps engineer meet the
+  lessons in different orders. In a terminal: `course placement`.
 - The **plan** lays out the lessons that are left over your weeks. In a terminal: `course plan --hours 6`.
 
 Nothing is locked: where you skip a lesson, the course's own answers stand in for yours.
