@@ -354,7 +354,7 @@ def empty_piece_for_nothing(rows, length, strategy):
     hint="bfd: without a token there is one empty pack in your result. Open a pack only when a row needs it."
 )
 def pack_opened_for_nothing(rows, length, strategy):
-    opened = [{"input_ids": [], "labels": [], "seq_lengths": []}] if strategy == "bfd" else []
+    opened: list[Row] = [{"input_ids": [], "labels": [], "seq_lengths": []}] if strategy == "bfd" else []
     return pack_rows(rows, length, strategy) or opened
 
 
@@ -429,7 +429,8 @@ def given_order_inside_packs(rows, length, strategy):
     ordered = []
     for pack in packs:
         ends = [0, *accumulate(pack["seq_lengths"])]
-        spans = sorted(pairwise(ends), key=lambda span, pack=pack: numbers[tuple(pack["input_ids"][slice(*span)])])
+        numbered = [(numbers[tuple(pack["input_ids"][start:end])], start, end) for start, end in pairwise(ends)]
+        spans = [(start, end) for _, start, end in sorted(numbered)]
         moved = {key: [x for span in spans for x in pack[key][slice(*span)]] for key in ("input_ids", "labels")}
         ordered.append(moved | {"seq_lengths": [end - start for start, end in spans]})
     return ordered

@@ -380,7 +380,7 @@ def outer_keys_sorted_only(lines):
 )
 def compact_separators(lines):
     def written(rows):
-        compact = {"sort_keys": True, "ensure_ascii": False, "separators": (",", ":")}
+        compact: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False, "separators": (",", ":")}
         return "".join(json.dumps(row, **compact) + "\n" for row in rows)
 
     return checksum(lines, written)
