@@ -89,9 +89,9 @@ def broken_links(page: str, folder: Path) -> set[str]:
         if re.match(r"\w+:", target):
             continue
         name, _, heading = target.partition("#")
-        if name and not (folder / name).exists():
-            broken.add(target)
-        elif heading and heading not in anchors((folder / name).read_text(encoding="utf-8") if name else page):
+        if (name and not (folder / name).exists()) or (
+            heading and heading not in anchors((folder / name).read_text(encoding="utf-8") if name else page)
+        ):
             broken.add(target)
     return broken
 
