@@ -1,4 +1,4 @@
-"""The learner's commands: `course doctor`, `course lab`, `course model`."""
+"""The learner's commands: `course doctor`, `course lab`, `course update`, `course model` and more."""
 
 from __future__ import annotations
 
@@ -69,13 +69,38 @@ def lab(
     for verb, names in (("New", report.copied), ("Updated (you had not edited it)", report.updated)):
         for name in names:
             typer.echo(f"  {verb}: {name}")
-    for name in report.kept:
-        typer.echo(f"  Kept yours: {name}. A newer version exists; rename yours and start again to get it.")
+    if report.kept:
+        typer.echo(f"  Update available for {', '.join(report.kept)}. It keeps what you wrote: course update")
 
     def announce(address: str) -> None:
         typer.echo(f"\nJupyterLab is ready: {address}\nStop it with Ctrl-C.")
 
     raise typer.Exit(run_lab(report.folder, port, browser, announce))
+
+
+@app.command()
+def update(
+    notebooks: Annotated[list[str] | None, typer.Argument(help="Notebooks of your workspace [default: all]")] = None,
+    workspace: WorkspaceOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+) -> None:
+    """Bring the lessons' new versions into your notebooks. Your answers and your own cells stay as they are."""
+    from course.update import update_workspace
+    from course.update.open_notebooks import open_notebooks
+    from course.update.report import AFTER_UPDATE, BEFORE_UPDATE, lines_of, passed_exercises, summary
+    from course.workspace import workspace_folder
+
+    folder = workspace_folder(workspace)
+    passed, opened, outcomes = passed_exercises(folder), open_notebooks(folder), []
+    for outcome in update_workspace(folder, only=notebooks or (), dry_run=dry_run):
+        outcomes.append(outcome)
+        if outcome.state != "current":
+            typer.echo("\n".join(lines_of(outcome, passed, dry_run=dry_run)))
+        if outcome.state == "updated" and (folder / outcome.name).resolve() in opened:
+            typer.echo(f"  OPEN IN JUPYTERLAB: {BEFORE_UPDATE if dry_run else AFTER_UPDATE}")
+    typer.echo(summary(outcomes, dry_run=dry_run))
+    if any(outcome.state == "refused" for outcome in outcomes):
+        raise typer.Exit(1)
 
 
 @app.command()
