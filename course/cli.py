@@ -104,6 +104,30 @@ def update(
 
 
 @app.command()
+def portfolio(
+    workspace: WorkspaceOption = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only compare it with the files its numbers are from.")
+    ] = False,
+) -> None:
+    """Write a page of your measured results and draft lines for a resume, from the files that your own runs left."""
+    from course.portfolio import problems, write_portfolio
+    from course.workspace import workspace_folder
+
+    folder = workspace_folder(workspace)
+    if check:
+        found = problems(folder)
+        typer.echo("\n".join(found) or "Every number is what its file gives.")
+        raise typer.Exit(1 if found else 0)
+    written = write_portfolio(folder)
+    typer.echo(f"Page:  {written.page}\nDraft: {written.draft} ({len(written.lines)} lines)")
+    for what, how in written.found.missing:
+        typer.echo(f"  Missing: {what}. To have it, {how}.")
+    for file, problem in written.found.damaged:
+        typer.echo(f"  Not used: {file}: {problem}")
+
+
+@app.command()
 def progress(workspace: WorkspaceOption = None) -> None:
     """Show where you stand with every exercise."""
     from course.workspace import workspace_folder
