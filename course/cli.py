@@ -1,4 +1,4 @@
-"""The learner's commands: `course doctor`, `course lab`, `course placement`, `course plan`, `course model`."""
+"""The learner's commands: `course doctor`, `course lab`, `course update`, `course placement` and more."""
 
 from __future__ import annotations
 
@@ -72,17 +72,67 @@ def lab(
     cpu_bfloat16_usable()  # asked here once, so that no kernel started from here has to
     folder = workspace_folder(workspace)
     typer.echo(f"Workspace: {folder}")
-    for report in (sync_workspace(folder), sync_workspace(folder, assistant_files_folder())):
+    reports = sync_workspace(folder), sync_workspace(folder, assistant_files_folder())
+    for report in reports:
         for verb, names in (("New", report.copied), ("Updated (you had not edited it)", report.updated)):
             for name in names:
                 typer.echo(f"  {verb}: {name}")
-        for name in report.kept:
-            typer.echo(f"  Kept yours: {name}. A newer version exists; rename yours and start again to get it.")
+    if reports[0].kept:
+        typer.echo(f"  Update available for {', '.join(reports[0].kept)}. It keeps what you wrote: course update")
 
     def announce(address: str) -> None:
         typer.echo(f"\nYour course is ready: {address}\nStop it with Ctrl-C.")
 
     raise typer.Exit(run_lab(folder, port, browser, announce))
+
+
+@app.command()
+def update(
+    notebooks: Annotated[list[str] | None, typer.Argument(help="Notebooks of your workspace [default: all]")] = None,
+    workspace: WorkspaceOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+) -> None:
+    """Bring the lessons' new versions into your notebooks. Your answers and your own cells stay as they are."""
+    from course.update import update_workspace
+    from course.update.open_notebooks import open_notebooks
+    from course.update.report import AFTER_UPDATE, BEFORE_UPDATE, lines_of, passed_exercises, summary
+    from course.workspace import workspace_folder
+
+    folder = workspace_folder(workspace)
+    passed, opened, outcomes = passed_exercises(folder), open_notebooks(folder), []
+    for outcome in update_workspace(folder, only=notebooks or (), dry_run=dry_run):
+        outcomes.append(outcome)
+        if outcome.state != "current":
+            typer.echo("\n".join(lines_of(outcome, passed, dry_run=dry_run)))
+        if outcome.state == "updated" and (folder / outcome.name).resolve() in opened:
+            typer.echo(f"  OPEN IN JUPYTERLAB: {BEFORE_UPDATE if dry_run else AFTER_UPDATE}")
+    typer.echo(summary(outcomes, dry_run=dry_run))
+    if any(outcome.state == "refused" for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command()
+def portfolio(
+    workspace: WorkspaceOption = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only compare it with the files its numbers are from.")
+    ] = False,
+) -> None:
+    """Write a page of your measured results and draft lines for a resume, from the files that your own runs left."""
+    from course.portfolio import problems, write_portfolio
+    from course.workspace import workspace_folder
+
+    folder = workspace_folder(workspace)
+    if check:
+        found = problems(folder)
+        typer.echo("\n".join(found) or "Every number is what its file gives.")
+        raise typer.Exit(1 if found else 0)
+    written = write_portfolio(folder)
+    typer.echo(f"Page:  {written.page}\nDraft: {written.draft} ({len(written.lines)} lines)")
+    for what, how in written.found.missing:
+        typer.echo(f"  Missing: {what}. To have it, {how}.")
+    for file, problem in written.found.damaged:
+        typer.echo(f"  Not used: {file}: {problem}")
 
 
 @app.command()

@@ -428,10 +428,39 @@ low, high = bootstrap_interval(right_after, seed=0, before=right_before)
 print(f"right answers: {sum(right_before)} -> {sum(right_after)} of {len(right_after)}")
 print(f"gain in executed accuracy: 95 % interval {low:.0%} to {high:.0%}")
 
+# %%
+from pathlib import Path
+
+from course.device import device_profile
+from course.run_record import write_record
+
+smoke = os.environ.get("COURSE_SMOKE") == "1"
+record = {
+    "smoke": smoke,
+    "model": device_profile().model,
+    "questions": len(right_after),
+    "right_before": int(sum(right_before)),
+    "right_after": int(sum(right_after)),
+    "gain": {
+        "points": 100 * (sum(right_after) - sum(right_before)) / len(right_after),
+        "low": 100 * low,
+        "high": 100 * high,
+    },
+    "answer_loss": {"before": loss_before, "after": loss_after},
+    "tokens": tokens,
+    "training_seconds": round(seconds, 1),
+    "tokens_per_second": round(tokens / seconds, 1),
+    "trainable_parameters": trainable,
+    "parameters": total,
+}
+record_file = Path("runs") / f"l07{'-smoke' if smoke else ''}" / "result.json"
+write_record(record_file, "l07_lora", record)
+print(f"written: {record_file}")
+
 # %% [markdown]
 r"""
-Keep these numbers. The interval is wide because 48 questions are few; L09 trains longer, on all schemas, and tests on
-many more.
+These numbers are kept in `runs/l07/result.json`. The interval is wide because 48 questions are few; L09 trains longer,
+on all schemas, and tests on many more.
 """
 
 # %%

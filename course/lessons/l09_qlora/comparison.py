@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course.lessons.l09_qlora.run import SEED
+from course.run_record import write_record
 from course.sql import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -75,7 +75,6 @@ def write_result(
     """Write the run's record and return it: accuracies, gains, whatever is in `extra`, machine and versions."""
     packages = ("torch", "transformers", "peft", "bitsandbytes")
     record = {
-        "lesson": "l09_qlora",
         "accuracy": shares(results).round(2).to_dict("records"),
         "gains": gained.round(2).to_dict("records"),
         **extra,
@@ -83,5 +82,4 @@ def write_result(
         "machine": {"system": platform.system(), "processor": platform.machine(), "python": platform.python_version()},
         "versions": {name: version(name) for name in packages},
     }
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return record
+    return write_record(path, "l09_qlora", record)

@@ -612,8 +612,9 @@ The record goes to `runs/l17/result.json`; lm-eval's own files stay beside it.
 """
 
 # %%
+from course.run_record import write_record
+
 record = {
-    "lesson": "l17_metrics",
     "smoke": plan.recipe.smoke,
     "model": plan.recipe.model,
     "dtype": plan.recipe.dtype,
@@ -622,7 +623,7 @@ record = {
     "scores": result.round(2).to_dict("records"),
     "files": {name: [str(e.results_file) for e in tasks.values()] for name, tasks in evaluations.items()},
 }
-(plan.folder / "result.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+write_record(plan.folder / "result.json", "l17_metrics", record)
 print("written:", plan.folder / "result.json")
 
 # %% [markdown]
