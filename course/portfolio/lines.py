@@ -48,7 +48,7 @@ def worded(change: Share, baseline: str) -> str:
     if not change.excludes_zero:
         return f"no measured difference from {baseline} ({interval}, which includes zero)"
     kind = "gain" if change.percent > 0 else "loss"
-    return f"a {kind} of {abs(change.percent):.1f} points over {baseline} ({interval})"
+    return f"a {kind} of {abs(change.percent):.1f} points against {baseline} ({interval})"
 
 
 def _of_comparison(each: Comparison) -> Iterator[Line]:
@@ -76,7 +76,7 @@ def _of_training(run: Record) -> Line:
     data = run.data
     return Line(
         f"Trained {data['trainable_parameters']:,} adapter parameters of {data['model']} on {data['tokens']:,} tokens "
-        f"in {data['seconds']:.0f} s ({data['tokens'] / data['seconds']:.0f} tokens/s), peak memory "
+        f"in {data['seconds']:.1f} s ({data['tokens'] / data['seconds']:.0f} tokens/s), peak memory "
         f"{data['peak_memory_bytes'] / 1e9:.2f} GB.",
         run.sources,
     )
