@@ -98,7 +98,7 @@ def free_port(port: int | None) -> int:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes]) -> dict[str, str]:
-    """What JupyterLab writes about itself once it listens: `url`, `token` and more."""
+    """What JupyterLab writes about itself, once it listens too: `url`, `token` and more."""
     from jupyter_core.paths import jupyter_runtime_dir
 
     server_file = Path(jupyter_runtime_dir()) / f"jpserver-{process.pid}.json"
@@ -110,8 +110,10 @@ def _wait_until_ready(process: subprocess.Popen[bytes]) -> dict[str, str]:
                 "See what this machine lacks with: course doctor"
             )
         try:
-            return json.loads(server_file.read_text())
-        except (FileNotFoundError, ValueError):  # not there yet, or half written
+            server = json.loads(server_file.read_text())
+            socket.create_connection(("127.0.0.1", server["port"]), START_TIMEOUT_SECONDS).close()
+            return server
+        except (OSError, ValueError):  # not there yet, half written, or written before it listens
             time.sleep(POLL_SECONDS)
     raise WorkspaceError(
         f"JupyterLab did not answer within {START_TIMEOUT_SECONDS} seconds. Try again: course lab --port 0"
