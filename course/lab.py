@@ -14,7 +14,9 @@ from pathlib import Path
 
 from course.workspace import WorkspaceError
 
-CONFIG_FOLDER = Path(__file__).resolve().parent / "jupyter_config"
+COURSE_FOLDER = Path(__file__).resolve().parent
+# The second enables the home page. A hub's servers take the first alone: their root is no workspace.
+CONFIG_FOLDERS = (COURSE_FOLDER / "jupyter_config", COURSE_FOLDER / "home" / "jupyter_config")
 FIRST_PORT = 8888
 PORTS_TRIED = 50
 START_TIMEOUT_SECONDS = 90
@@ -34,7 +36,7 @@ def run_lab(folder: Path, port: int | None, browser: bool, announce: Callable[[s
         "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not the user's
         # Asks nobody about news: what it would fetch is on the network, and this course runs without one.
         "JUPYTER_CONFIG_PATH": os.pathsep.join(
-            filter(None, [str(CONFIG_FOLDER), os.environ.get("JUPYTER_CONFIG_PATH")])
+            filter(None, [*map(str, CONFIG_FOLDERS), os.environ.get("JUPYTER_CONFIG_PATH")])
         ),
     }
     process = subprocess.Popen(lab_command(folder, free_port(port), browser), cwd=folder, env=environment)
