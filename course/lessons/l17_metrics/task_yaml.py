@@ -11,7 +11,7 @@ import json
 import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -290,9 +290,9 @@ def probe(answer: Any, name: str, folder: str, test: Sequence[Any], dev: Sequenc
 
     quiet()
     with tempfile.TemporaryDirectory() as parent, private_cache(parent):
-        data, tasks = Path(parent) / folder, Path(parent) / "tasks"
-        data.mkdir()
-        tasks.mkdir()
+        data, tasks, empty = Path(parent) / folder, Path(parent) / "tasks", Path(parent) / "empty"
+        for each in (data, tasks, empty):
+            each.mkdir()
         paths = {}
         for split, rows in (("test", test), ("dev", dev)):
             paths[split] = str(data / f"{split}.jsonl")
@@ -304,7 +304,9 @@ def probe(answer: Any, name: str, folder: str, test: Sequence[Any], dev: Sequenc
         manager = TaskManager(include_path=str(tasks), include_defaults=False)
         if name not in manager.all_tasks:
             return {"tasks_found": manager.all_tasks}
-        return {"tasks_found": manager.all_tasks} | described(manager.load(name)["tasks"][name], requests_of)
+        # A task that names no files makes `datasets` read the whole current folder, which may hold anything.
+        with chdir(empty):
+            return {"tasks_found": manager.all_tasks} | described(manager.load(name)["tasks"][name], requests_of)
 
 
 @exercise.oracle
