@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import copy
+import random
+from collections.abc import Callable
 
 import pytest
 
-from course.lessons.l05_data.assistant_labels import assistant_labels
+from course.lessons.l05_data.assistant_labels import (
+    END_OF_A_WRITTEN_ROW,
+    assistant_labels,
+    by_regular_expression,
+    rows_of_other_templates,
+    written_row,
+)
 from course.lessons.l05_data.chats import bundled_tokenizer
 from course.lessons.l05_data.pad_batch import pad_batch
 from course.lessons.l05_data.training_template import training_template
@@ -32,6 +40,14 @@ def test_labels_equal_those_of_the_training_toolkit() -> None:
         encoded = encode(to_messages(example), bundled_tokenizer(), 512)
         assert list(encoded.input_ids) == row["input_ids"][:-1]
         assert list(encoded.labels) == row["labels"][:-1]
+
+
+@pytest.mark.parametrize("answer", [assistant_labels, by_regular_expression])
+def test_rows_of_other_templates_are_labelled_as_they_are_written(answer: Callable[..., list[int]]) -> None:
+    """The oracle searches such a row, and the learner's process gets it without its brackets; so the brackets count here."""
+    for _, _, header, text in rows_of_other_templates(random.Random(1)):
+        ids, labels = written_row(text)
+        assert answer(ids, header, END_OF_A_WRITTEN_ROW) == labels
 
 
 def test_the_default_collator_hides_every_end_token_and_ours_none() -> None:

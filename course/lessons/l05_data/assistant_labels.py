@@ -15,6 +15,8 @@ import torch
 from course.lessons.l05_data.chats import Messages, bundled_tokenizer, chat
 from grader.exercise import Case, Exercise
 
+END_OF_A_WRITTEN_ROW = 2
+
 exercise = Exercise(
     id="l05-assistant-labels",
     title="Labels on the assistant's tokens only",
@@ -416,43 +418,58 @@ def cases(seed: int) -> list[Case]:
         case("in a row", "when two answers follow each other", chat("uaatua", words), visible=False),
         case("no answer", "when there is no answer", chat("su", words), visible=False),
         case("three tokens", "when only three tokens are left", chat("ua", words), max_length=3, visible=False),
-        *(Case(name, tokens, about) for name, about, tokens in rows_of_other_templates(words)),
+        *(
+            Case(name, {"input_ids": written_row(text)[0], "header": header, "end_id": END_OF_A_WRITTEN_ROW}, about)
+            for name, about, header, text in rows_of_other_templates(words)
+        ),
     ]
 
 
-def rows_of_other_templates(words: random.Random) -> list[tuple[str, str, dict[str, Any]]]:
-    """Name, description and tokens of rows as other templates write them, the answers between "(" and ")"."""
+def rows_of_other_templates(words: random.Random) -> list[tuple[str, str, list[int], str]]:
+    """Name, description, header and tokens of rows as other templates write them, answers between "(" and ")"."""
     word = f"{words.randint(100, 200)}"
-
-    def row(header: list[int], text: str) -> dict[str, Any]:
-        return {"text": text, "header": header, "end_id": 2}
-
     return [
         (
             "next to each other",
             "when a header stands right behind an end token",
-            row([7, 8], f"5 2 7 8( {word} 2)7 8( 40 2)6"),
+            [7, 8],
+            f"5 2 7 8( {word} 2)7 8( 40 2)6",
         ),
         (
             "false start",
             "when a broken-off header stands before a whole one",
-            row([7, 8], f"7 7 8( {word} 41 2)6 7 7 8( 9 2)"),
+            [7, 8],
+            f"7 7 8( {word} 41 2)6 7 7 8( 9 2)",
         ),
         (
             "repeated start",
             "when a header begins with a token twice",
-            row([7, 7, 8], f"5 7 7 7 8( {word} 2)6 7 7 7 7 8( 9"),
+            [7, 7, 8],
+            f"5 7 7 7 8( {word} 2)6 7 7 7 7 8( 9",
         ),
         (
             "like a header",
             "when tokens are only like a header",
-            row([7, 8, 9], f"17 8 9 {word} 2 7 8 6 40 2 7 9 8 8 9 7 8 9( 5 2)7 8"),
+            [7, 8, 9],
+            f"17 8 9 {word} 2 7 8 6 40 2 7 9 8 8 9 7 8 9( 5 2)7 8",
         ),
-        ("token 0", "when an answer holds the token 0", row([7, 8], f"0 7 8( {word} 0 0 2)0")),
-        ("header of one token", "when the header is one token", row([7], f"{word} 2 7( 40 7 2)6 7( 2)7(")),
-        ("at the front", "when a header stands at the very front", row([7, 8], f"7 8( {word} 2)6 7 8( 2)")),
-        ("nothing", "on no tokens at all", row([7, 8], "")),
+        ("token 0", "when an answer holds the token 0", [7, 8], f"0 7 8( {word} 0 0 2)0"),
+        ("header of one token", "when the header is one token", [7], f"{word} 2 7( 40 7 2)6 7( 2)7("),
+        ("at the front", "when a header stands at the very front", [7, 8], f"7 8( {word} 2)6 7 8( 2)"),
+        ("nothing", "on no tokens at all", [7, 8], ""),
     ]
+
+
+def written_row(text: str) -> tuple[list[int], list[int]]:
+    """Input ids and labels of a row written out: what stands between "(" and ")" is labelled."""
+    ids, labels, answered = [], [], False
+    for piece in re.findall(r"\d+|[()]", text):
+        if piece in "()":
+            answered = piece == "("
+            continue
+        ids.append(int(piece))
+        labels.append(int(piece) if answered else -100)
+    return ids, labels
 
 
 def rendered(messages: Messages, add_generation_prompt: bool, max_length: int | None, **options: Any) -> Any:
@@ -466,15 +483,8 @@ def rendered(messages: Messages, add_generation_prompt: bool, max_length: int | 
 
 @exercise.probe
 def probe(answer: Any, **inputs: Any) -> Any:
-    """Calls the answer with the tokens of a row: a chat rendered by SmolLM2's template, or a row written out."""
-    if "text" in inputs:
-        input_ids = [int(number) for number in re.findall(r"\d+", inputs["text"])]
-        header, end_id = inputs["header"], inputs["end_id"]
-    else:
-        # No label is made here: learner code runs in this process.
-        tokenizer = bundled_tokenizer()
-        input_ids, end_id = rendered(**inputs)["input_ids"], tokenizer.eos_token_id
-        header = tokenizer("<|im_start|>assistant\n")["input_ids"]
+    """Calls the answer with the tokens of a row. No label is made here: learner code runs in this process."""
+    input_ids, header, end_id = tokens_of(**inputs)
     given = list(input_ids)
     labels = answer(given, list(header), end_id)
     if given != input_ids:
@@ -482,41 +492,32 @@ def probe(answer: Any, **inputs: Any) -> Any:
     return labels.tolist() if isinstance(labels, torch.Tensor) else labels
 
 
+def tokens_of(**inputs: Any) -> tuple[list[int], list[int], int]:
+    """Input ids, header and end token of a case: a row written out, or a chat rendered by SmolLM2's template."""
+    if "input_ids" in inputs:
+        return inputs["input_ids"], inputs["header"], inputs["end_id"]
+    tokenizer = bundled_tokenizer()
+    return rendered(**inputs)["input_ids"], tokenizer("<|im_start|>assistant\n")["input_ids"], tokenizer.eos_token_id
+
+
 @exercise.oracle
 def oracle(**inputs: Any) -> list[int]:
-    return tokens_and_labels(**inputs)[3]
-
-
-def tokens_and_labels(**inputs: Any) -> tuple[list[int], list[int], int, list[int]]:
-    """Input ids, header, end token and right labels of a case.
-
-    A chat's labels are those that transformers reads off a marked template; a written row shows its own.
-    """
-    if "text" in inputs:
-        ids, labels, answered = [], [], False
-        for piece in re.findall(r"\d+|[()]", inputs["text"]):
-            if piece in "()":
-                answered = piece == "("
-                continue
-            ids.append(int(piece))
-            labels.append(int(piece) if answered else -100)
-        return ids, inputs["header"], inputs["end_id"], labels
+    """Of a chat, the labels that transformers reads off a marked template; a written row has none, and is searched."""
+    if "input_ids" in inputs:
+        return by_regular_expression(**inputs)
     from course.lessons.l05_data.training_template import training_template
 
     found = rendered(**inputs, chat_template=training_template(), return_assistant_tokens_mask=True)
     marks = zip(found["input_ids"], found["assistant_masks"], strict=True)
-    tokenizer = bundled_tokenizer()
-    header = tokenizer("<|im_start|>assistant\n")["input_ids"]
-    labels = [token if answered else -100 for token, answered in marks]
-    return rendered(**inputs)["input_ids"], header, tokenizer.eos_token_id, labels
+    return [token if answered else -100 for token, answered in marks]
 
 
 @exercise.diagnose
 def diagnose(got: list[int], want: list[int], **inputs: Any) -> str:
     """Which token stands at the first difference."""
-    input_ids, header, end_id, _ = tokens_and_labels(**inputs)
+    input_ids, header, end_id = tokens_of(**inputs)
     place = next(i for i, (mine, right) in enumerate(zip(got, want, strict=True)) if mine != right)
-    if "text" in inputs:
+    if "input_ids" in inputs:
         return f"The row is input_ids={input_ids} with header={header} and end_id={end_id}"
     near = [bundled_tokenizer().decode(token) for token in input_ids[max(0, place - 2) : place + 1]]
     return f"That place holds {near[-1]!r}, after {', '.join(map(repr, near[:-1])) or 'nothing'}"
