@@ -99,7 +99,9 @@ def build(
 @app.command()
 def verify(
     lesson: LessonOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share the files.")] = os.cpu_count() or 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that share the files; each takes up to 2 GB of memory.")
+    ] = min(os.cpu_count() or 1, 4),
     course: CourseOption = None,
 ) -> None:
     """Prove that every exercise is worth trusting; exit 1 with the reasons if one is not.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from tiny_courses import TINY, copy_course, load_course
 from typer.testing import CliRunner
@@ -341,6 +343,29 @@ def test_several_processes_find_the_same_in_the_same_order(tmp_path, monkeypatch
     refusals = verify(find_course(spec), on_file=alone.append)
     assert refusals and verify_in_processes(spec, 2, on_file=shared.append) == refusals
     assert sorted(shared) == sorted(alone)
+
+
+def test_processes_end_with_a_killed_parent(tmp_path):
+    began = tmp_path / "began"
+    endless = f"    import pathlib, time\n\n    pathlib.Path({str(began)!r}).touch()\n    time.sleep(600)\n"
+    # Outside of a call, which has a limit of time.
+    spec = copy_course(
+        tmp_path,
+        (SUM, "def cases(seed: int) -> Iterator[Case]:\n", f"def cases(seed: int) -> Iterator[Case]:\n{endless}"),
+        name="tiny_endless",
+    )
+    command = [sys.executable, "-m", "grader.cli", "verify", "--workers", "2", "--course", spec]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    try:
+        while not began.exists() and process.poll() is None:
+            time.sleep(0.1)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 2
+    finally:
+        process.kill()
+        process.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
 
 
 def test_a_process_that_dies_is_told(tmp_path, monkeypatch):

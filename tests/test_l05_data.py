@@ -44,7 +44,7 @@ def test_labels_equal_those_of_the_training_toolkit() -> None:
 
 @pytest.mark.parametrize("answer", [assistant_labels, by_regular_expression])
 def test_rows_of_other_templates_are_labelled_as_they_are_written(answer: Callable[..., list[int]]) -> None:
-    """The oracle searches such a row, and the learner's process gets it without its brackets; so the brackets count here."""
+    """The oracle searches such a row, and the learner's process gets it without its brackets; so the brackets count."""
     for _, _, header, text in rows_of_other_templates(random.Random(1)):
         ids, labels = written_row(text)
         assert answer(ids, header, END_OF_A_WRITTEN_ROW) == labels

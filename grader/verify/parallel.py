@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
@@ -30,16 +31,19 @@ def verify_in_processes(
     asked = files(catalogue, lesson_name)
     threads = max(1, (os.cpu_count() or 1) // workers)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (spec, threads))
-    with pool:
+    try:
         verdicts = {pool.submit(_verify_one, spec, lesson.id, stem): (lesson.id, stem) for lesson, stem in asked}
         for verdict in as_completed(verdicts):
             verdict.result()
             on_file("/".join(verdicts[verdict]))
         refusals = [refusal for verdict in verdicts for refusal in verdict.result()]
+    finally:
+        pool.shutdown(cancel_futures=True)  # After Ctrl-C, the files that wait are not begun.
     return refusals if lesson_name else [*refusals, *verify_tree(catalogue)]
 
 
 def _begin(spec: str | None, threads: int) -> None:
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # read when torch is imported, which nothing has done yet
     find_course(spec).course.prepare()
 
@@ -47,3 +51,11 @@ def _begin(spec: str | None, threads: int) -> None:
 def _verify_one(spec: str | None, lesson_id: str, stem: str) -> list[Refusal]:
     catalogue: Catalogue = find_course(spec)
     return verify_file(catalogue, catalogue.lesson(lesson_id), stem)
+
+
+def _end_with_the_parent() -> None:
+    """A killed parent ends no child by itself, and a file may take minutes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
