@@ -42,7 +42,8 @@ def corpus_bleu(hypotheses: list[str], references: list[list[str]]) -> float:
     """BLEU with n-grams of 1 to 4 words over a whole corpus, from 0 to 100, without smoothing.
 
     hypotheses: N texts. references: for each of them one or more right texts. Every text has at least one word, and
-        single spaces between its words; there is no other white space.
+        single spaces between its words; there is no other white space. Words are compared as they
+        stand, with case and punctuation.
     For each n from 1 to 4, summed over all N hypotheses: total, the number of n-grams in the hypothesis; matched, for
         each different n-gram the number of times it stands in the hypothesis, but no more than in the one reference
         where it stands most often ("clipped").

@@ -43,9 +43,10 @@ def encode_pair(
     encode: text -> token ids, no special tokens added. prefix_id: the token that stands where there is no context, as
         the first token of a text gets its probability from a place before it.
     The two lists together are what the model reads:
-    1. White space at the end of the context belongs to the continuation: it is moved there first, unchanged.
-    2. Both texts joined are encoded as one. The context's ids are those of the context encoded alone, n of them; the
-       continuation's ids are the joined ids from place n on.
+    1. White space (what `str.rstrip` takes) at the end of the context belongs to the continuation: it is moved
+       there first, unchanged.
+    2. Both texts joined are encoded as one. The context's ids are those of the context, as step 1 left it, encoded
+       alone, n of them; the continuation's ids are the joined ids from place n on.
     3. With an empty context ("", before step 1) the continuation is encoded alone and the context is [prefix_id]. If
        its first id is prefix_id already, that one becomes the context, and the rest is the continuation.
     A context of white space only does not occur.

@@ -48,10 +48,10 @@ def few_shot_request(
 
     Plain text (render is None): the context is the description; then for each shot the question, a space, the right
         choice and an empty line (two newlines); then the item's question. Each continuation is a space and a choice.
-    Chat (render given): messages, each {"role": ..., "content": ...}: a "system" message with the description, unless
-        it is ""; for each shot a "user" message with the question and an "assistant" message with the right choice; a
-        "user" message with the item's question. The context is render(messages, add_generation_prompt=True). Each
-        continuation is a choice, without a space before it.
+    Chat (render given): messages, each {"role": ..., "content": ...}: a "system" message with the description, as it
+        is, unless it is ""; for each shot a "user" message with the question and an "assistant" message with the right
+        choice; a "user" message with the item's question. The context is render(messages, add_generation_prompt=True).
+        Each continuation is a choice, without a space before it.
     Returns {"context": text, "continuations": one text for each of the item's choices, in order}.
     """
     pairs = [(f"Question: {each['question']}\nAnswer:", each["choices"][each["answer"]]) for each in [*shots, item]]

@@ -47,7 +47,7 @@ exercise = Exercise(
 def loglikelihood(model: Any, requests: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
     """For each request, the continuation's log-probability given its context, and whether greedy decoding says it.
 
-    model: a causal LM of transformers; model(input_ids=ids of shape (B, T)).logits is (B, T, V).
+    model: a causal LM of transformers, in eval mode; model(input_ids=ids of shape (B, T)).logits is (B, T, V).
     requests: pairs (context ids, continuation ids), each of at least one token. Lengths differ.
     Returns for each request, in order, (log_probability, is_greedy):
         log_probability: float, the SUM over the continuation's tokens of the natural logarithm of the probability that

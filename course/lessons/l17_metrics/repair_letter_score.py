@@ -42,11 +42,12 @@ def repair_letter_score(outputs: list[str], order: list[int], golds: list[str]) 
 
     outputs: N generated texts, in the order in which they were generated. order: outputs[i] answers question order[i];
         a permutation of 0 to N - 1. golds: the right letter of each question, N >= 1.
-    The letter picked from a text is that of the LAST place where the word "answer" or "Answer" stands, followed by
-        nothing but an optional " is", an optional colon, any number of spaces, an optional opening bracket "(" and then
-        one of the capital letters A to D, with no letter, digit or underscore behind it. Examples: "answer is B",
-        "Answer: (C)", "answer D.". A text without such a place has no letter: None. "ANSWER" is not among them; longer
-        words that end in "answer", and line breaks in place of the spaces, do not occur.
+    The letter picked from a text is that of the LAST such place: the word "answer" or "Answer", followed by
+        nothing but an optional " is", an optional colon, any number of spaces (or none), an optional opening bracket
+        "(" and then one of the capital letters A to D, with no letter, digit or underscore behind it. Examples:
+        "answer is B", "Answer: (C)", "answer D."; in "answer is B, I hope this answer helps" it is B. A text without
+        such a place has no letter: None. "ANSWER" is not among them; longer words that end in "answer", and line breaks
+        in place of the spaces, do not occur.
     Returns {"picked": the letter of each QUESTION, in the order of the questions, "accuracy": right / all N questions,
         "unanswered": how many have None}.
     """

@@ -40,7 +40,7 @@ exercise = Exercise(
 def rouge_l(target: str, prediction: str) -> dict[str, float]:
     """ROUGE-L of one prediction against one target, without stemming.
 
-    Words: the text in lower case, with everything but a-z and 0-9 taken as a separator.
+    Words: the text in lower case, with everything but a-z and 0-9 (é too) taken as a separator.
     lcs: the longest common subsequence, the largest number of words that both texts have in the same order, gaps
         allowed. Each word of a text is used once.
     Returns {"precision": lcs / words of the prediction, "recall": lcs / words of the target, "fmeasure":

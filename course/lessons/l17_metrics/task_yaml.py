@@ -58,13 +58,13 @@ def task_yaml(name: str, data_files: dict[str, str]) -> str:
         the prompt "Question: <question>", a newline, "Answer:", without a space at the end; the choices of the
         document as continuations (the harness puts the space before them); the right one is that at `answer`;
         metrics acc, acc_norm and acc_bytes, each with aggregation "mean" and higher_is_better true;
-        metadata with version 1.0.
+        metadata with version 1.0, a number.
     Keys of the file: task, dataset_path, dataset_kwargs (holds data_files, which holds one path for each split),
         test_split, fewshot_split, output_type, doc_to_text, doc_to_choice, doc_to_target, metric_list (a list; the keys
         of each entry are metric, aggregation, higher_is_better) and metadata (holds version). doc_to_* name a field of
         the document, or are Jinja templates such as "{{question}}".
     Write it in any way: `yaml.safe_dump` of a dictionary, or by hand with `json.dumps` around each text, since a JSON
-        string is a YAML string.
+        string is a YAML string (up to the character U+FFFF; none beyond it occurs here).
     Source: docs/task_guide.md of lm-evaluation-harness.
     """
     fields = {

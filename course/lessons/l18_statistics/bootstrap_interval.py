@@ -43,9 +43,10 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of the share sum(right) / sum(asked), as (low, high), fractions of 1.
 
-    right, asked: (N,) whole numbers, one entry a question: how many of its parts were right, and how many it has (at
-      least 1). With one part a question, `asked` is all ones and the share is accuracy. With `right` = after - before,
-      entries of -1, 0 and 1, it is the gain of two runs on the same questions, and low and high may be negative.
+    right, asked: (N,) whole numbers, as int64 or float64, one entry a question: how many of its parts were right, and
+      how many it has (at least 1). With one part a question, `asked` is all ones and the share is accuracy. With
+      `right` = after - before, entries of -1, 0 and 1, it is the gain of two runs on the same questions, and low and
+      high may be negative.
     A resample draws N questions with replacement. Draw all of them at once, one resample a row:
       np.random.default_rng(seed).integers(0, N, size=(resamples, N))
     low and high are those quantiles of the resampled shares that leave (1 - confidence) / 2 on each side, interpolated

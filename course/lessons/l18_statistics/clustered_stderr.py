@@ -43,7 +43,7 @@ def clustered_stderr(scores: np.ndarray, clusters: list[str]) -> dict[str, float
     scores: (N,) float64, one a question (0 and 1, or parts of 1). clusters: N names, of at least two clusters; equal
     names belong together, in any order. With e = score - mean of all scores:
     - independent: sample standard deviation (divided by N - 1) over the square root of N;
-    - clustered: the root of G / (G - 1) · sum over clusters of (sum of e in the cluster)², over N; G clusters.
+    - clustered: root of (G / (G - 1) · sum over clusters of (sum of e in the cluster)²), divided by N; G clusters.
     """
     residuals = scores - scores.mean()
     names = sorted(set(clusters))

@@ -38,9 +38,10 @@ def holm(p_values: list[float]) -> list[float]:
     """Holm-adjusted p-values, in the order given.
 
     p_values: m numbers from 0 to 1, m at least 1, unsorted; equal ones are allowed.
-    The k-th smallest (k from 0) is multiplied by m - k. Then none may be below the adjusted value of a smaller one,
-    and none above 1. No alpha enters: whoever then claims all that are at most 0.05 makes a false claim among them
-    with a probability of at most 5 %.
+    The k-th smallest (k from 0) is multiplied by m - k. Then, from the smallest up, one that came out below the
+    adjusted value before it takes that value (so equal p-values end up equal), and none may be above 1.
+    No alpha enters: whoever then claims all that are at most 0.05 makes a false claim among them with a probability of
+    at most 5 %.
     """
     count = len(p_values)
     adjusted = [0.0] * count

@@ -40,7 +40,7 @@ def honest_sentence(
     of the two ways and the split (both ways hold the same ids); sort the questions by id, then bootstrap the mean
     difference, after - before, with `seed` and `resamples` as bootstrap_interval does, at 95 %.
     Returns {"gain", "low", "high": floats in percentage points, not rounded; "sentence": str}. The sentence, all on one
-    line, N whole and every other number with one decimal:
+    line, N whole and every other number as f"{number:.1f}" writes it:
 
     On <N> <held-out|seen> questions the <after> model answers <percent> % right and the <before> model <percent> %:
     a <gain|loss> of <points> points, 95 % paired interval [<low>, <high>]; the interval <excludes|includes> 0.

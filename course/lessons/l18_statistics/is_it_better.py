@@ -53,7 +53,8 @@ def is_it_better(
     before, after: question id -> right or not, at least 2 questions; the ids may come in another order.
     splits: question id -> the split it belongs to, of all ids in either run and perhaps of others.
     claim: "kind" is "better" or "kept"; "split" the split it speaks about; "about" is "model" (these very weights) or
-      "recipe" (what the training does in general); "margin", for "kept": the loss, as a fraction, that would matter.
+      "recipe" (what the training does in general); "margin", there for "kept" alone: the loss, as a fraction, that
+      would matter.
     seeds: how many seeds were trained, [before, after]. other_p: p-values of all other comparisons that were made and
       could have been reported instead.
 
@@ -64,7 +65,7 @@ def is_it_better(
     4. For "kept": "kept" if the lower end of the paired normal interval, mean difference minus 1.96 of its standard
        errors (sample deviation of the differences, over the root of N), is above -margin; else "not shown".
     5. For "better": McNemar's exact p, adjusted by Holm together with other_p. Above 0.05: "not shown". Else "better"
-       or "worse", by the sign of the difference.
+       or "worse", by the sign of the mean difference.
     """
     if before.keys() != after.keys():
         return "not comparable"

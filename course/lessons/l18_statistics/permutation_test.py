@@ -45,8 +45,9 @@ def permutation_test(before: np.ndarray, after: np.ndarray, flips: np.ndarray) -
 
     before, after: (N,) float64 scores of the same N questions (any number: parts of a point, F1, ROUGE).
     flips: (R, N) of +1.0 and -1.0, R ways, drawn at random, to keep (+1) or exchange (-1) the scores of each question.
-    p = (1 + ways whose mean difference is at least as far from 0 as the observed one) / (1 + R). A distance that falls
-    short by less than 1e-9 counts as equal: floating point rounds 0.1 and its like, and equal means come out unequal.
+    p = (1 + ways whose mean difference is at least as far from 0 as the observed one) / (1 + R). A mean difference that
+    falls short by less than 1e-9 counts as equally far: floating point rounds 0.1 and its like, and equal means come
+    out unequal.
     """
     differences = after - before
     means = flips @ differences / len(differences)

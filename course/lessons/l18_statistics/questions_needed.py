@@ -51,8 +51,8 @@ def questions_needed(
       (before (1 - before) + after (1 - after)) / d²;
     - "paired", when both answer the same ones:
       (z(1 - alpha/2) · root of disagree + z(power) · root of (disagree - d²))² / d².
-    Both rounded up to whole questions. "saved": 1 - paired / unpaired, float, of the rounded numbers; negative where
-    the runs disagree as often as two that have nothing in common, or more.
+    Both rounded up to whole questions. "saved": 1 - paired / unpaired, float, of the rounded numbers; it is negative
+    where `disagree` is so large that pairing does not help.
 
     Both approximate: they are good from some hundred questions on, and where `disagree` is well above |d|.
     """

@@ -42,8 +42,8 @@ def seed_variance(correct: np.ndarray) -> dict[str, float]:
     - "mean": the grand mean;
     - "seed_sd": sample standard deviation (S - 1) of the S shares: how far one training lies from another;
     - "question_stderr": standard error of the mean over questions, from each question's mean over the seeds (N - 1);
-    - "stderr": for other seeds and other questions: the root of question_stderr² + seed_sd² / S - cells / (S N), or 0.0
-      where the sum under the root is negative. cells: the variance of single cells, the sum of all squared residuals
+    - "stderr": for other seeds and other questions: root of (question_stderr² + seed_sd² / S - cells / (S N)), or 0.0
+      where the bracket is negative. cells: the variance of single cells, the sum of all squared residuals
       over (S - 1)(N - 1); a residual is cell - its seed's mean - its question's mean + grand mean.
     """
     seeds, questions = correct.shape
