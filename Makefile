@@ -7,28 +7,29 @@ BIN := .venv/bin
 TWO_WORKERS := -n 2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint verify build bench bench-grading gain hub hub-drill model lock clean
+.PHONY: help ready lab test lint verify build bench bench-grading gain hub hub-drill model lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# What every target but `lab` needs; once for all targets of one call.
+ready:
+	@$(PYTHON) set_up.py --all
 
 lab: ## set everything up and open the course in JupyterLab
 	@$(PYTHON) set_up.py
 	@$(BIN)/course lab $(ARGS)
 
-test: ## set everything up and run all tests
-	@$(PYTHON) set_up.py --all
+test: ready ## set everything up and run all tests
 	@$(BIN)/course model path
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO_WORKERS) $(ARGS)
 
-lint: ## style, formatting, types
-	@$(PYTHON) set_up.py --all
+lint: ready ## style, formatting, types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-verify: ## grade the grader: every exercise's answers, hints and notebooks
-	@$(PYTHON) set_up.py --all
+verify: ready ## grade the grader: every exercise's answers, hints and notebooks
 	@$(BIN)/grader verify
 	@$(BIN)/grader build --check
 
@@ -40,20 +41,17 @@ bench: bench-grading ## grading beside nbgrader and otter, then training speed b
 	@$(BIN)/course model path
 	@$(BIN)/python -m course.bench_training
 
-bench-grading: ## grading beside nbgrader and otter alone
-	@$(PYTHON) set_up.py --all
+bench-grading: ready ## grading beside nbgrader and otter alone
 	@$(BIN)/python -m bench.grading $(ARGS)
 
-gain: ## L09's full run: checked against the gain it promises (25 minutes)
-	@$(PYTHON) set_up.py --all
+gain: ready ## L09's full run: checked against the gain it promises (25 minutes)
 	@$(BIN)/course model path
 	@$(BIN)/python -m pytest -m full -s tests/test_gain.py
 
 hub: ## set up, and JupyterHub with its proxy: docs/instructor.md
 	@$(PYTHON) set_up.py --hub
 
-hub-drill: hub ## play docs/instructor.md on a real JupyterHub, as root (5 minutes)
-	@$(PYTHON) set_up.py --all
+hub-drill: hub ready ## play docs/instructor.md on a real JupyterHub, as root (5 minutes)
 	@$(BIN)/python -m pytest -m hub $(ARGS) tests/test_hub_drill.py
 
 model: ## reinstall the base model's file and convert it
