@@ -41,16 +41,13 @@ SQL_ADAPTER = AdapterTask(
     ),
 )
 
-# transformers compiles a thousand patterns at peft's first use of a model, a third of a second, and keeps them.
-FILL = (("transformers.conversion_mapping", "get_checkpoint_conversion_mapping", "llama"),)
-
 
 def sandbox() -> Sandbox:
     """Learner code finds the base model where it is here. Converts it first if need be: it cannot be written there."""
     folder = base_model_folder()
     environment = {"COURSE_CACHE": str(cache_root())}
     environment |= {name: os.environ[name] for name in ("COURSE_MODEL", "COURSE_PROFILE") if name in os.environ}
-    return Sandbox((str(cache_root()), str(folder)), environment, FILL)
+    return Sandbox((str(cache_root()), str(folder)), environment)
 
 
 COURSE = Course(

@@ -146,7 +146,10 @@ def seeded_randomness(seed: int = 0) -> Iterator[None]:
     random.seed(seed)
     np.random.seed(seed)
     if torch:
-        torch.manual_seed(seed)
+        # Not torch.manual_seed: where no GPU was used yet, it takes a stack trace for each kind of GPU, and keeps it.
+        torch.default_generator.manual_seed(seed)
+    if torch and cuda_states is not None:
+        torch.cuda.manual_seed_all(seed)
     try:
         yield
     finally:

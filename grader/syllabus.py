@@ -67,15 +67,10 @@ class Module:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """What a course needs where learner code is confined. readable: files and folders; environment: variables.
-
-    fill: calls (module, function, text arguments) whose results a library keeps: made once, where that module is
-    loaded, instead of at the first use in every learner's process.
-    """
+    """What a course needs where learner code is confined. readable: files and folders; environment: variables."""
 
     readable: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    fill: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)

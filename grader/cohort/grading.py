@@ -282,9 +282,7 @@ class Grader:
                 )
 
     def _require_isolation(self, parent: WarmParent) -> Isolation:
-        isolation = parent.wait_until_ready(
-            [*self._course_modules(), *self._loaded()], self.catalogue.course.sandbox().fill, self._probes()
-        )
+        isolation = parent.wait_until_ready([*self._course_modules(), *self._loaded()], self._probes())
         if not isolation.holds and not self.allow_weak:
             raise WeakIsolationError(
                 f"isolation: {isolation}. Missing: {'; '.join(isolation.missing)}. Grade on a Linux host that allows "

@@ -105,13 +105,12 @@ class WarmParent:
     def wait_until_ready(
         self,
         loaded: Iterable[str] = (),
-        fill: Sequence[Sequence[str]] = (),
         probes: Sequence[tuple[str, str]] = (),
     ) -> Isolation:
         """Returns the isolation it can give; raises WarmParentError.
 
         loaded: modules that the lesson's oracles needed here. A lazy package loads most of itself at its first use;
-        what it loaded here is loaded there too, once, instead of in every child. fill: calls that fill caches.
+        what it loaded here is loaded there too, once, instead of in every child.
         probes: (module, function) that children call answers through; every child gets them as they are
         now, before learner code can put others in their place.
         """
@@ -120,7 +119,7 @@ class WarmParent:
         names, threads = list(loaded), 0
         for start in range(0, max(1, len(names)), MODULES_PER_MESSAGE):
             part = names[start : start + MODULES_PER_MESSAGE]
-            self.control.send(json.dumps({"warm": part, "fill": list(map(list, fill))}).encode())
+            self.control.send(json.dumps({"warm": part}).encode())
             threads = self._next_message()["warmed"]
         self.control.send(json.dumps({"probes": list(probes)}).encode())
         if failed := self._next_message()["bound"]:

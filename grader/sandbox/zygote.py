@@ -5,7 +5,7 @@ because whatever passed through it could be read by a later child: the submissio
 a socket of the child's own, which is handed on unread.
 
 Run as `python -m grader.sandbox.zygote DESCRIPTOR CONFIG`. Control messages are JSON, one per packet:
-to it {"warm": [module, ...], "fill": [call, ...]}, {"probes": [[module, name], ...]}, {"fork": id} with the child's
+to it {"warm": [module, ...]}, {"probes": [[module, name], ...]}, {"fork": id} with the child's
 socket, {"kill": id}; from it {"ready": ...}, {"warmed": threads}, {"bound": [failure, ...]}, {"started": id},
 {"ended": id, "signal": n, "code": n, "reason": ""|"memory"|"threads", "peak_bytes": n}.
 """
@@ -37,6 +37,7 @@ from grader.sandbox.isolation import (
     scratch_without_namespaces,
     use_of,
 )
+from grader.sandbox.rehearsal import rehearse
 
 WATCH_SECONDS = 0.02
 LARGEST_CONTROL_MESSAGE = 64 * 1024
@@ -57,9 +58,10 @@ class Running:
 class Zygote:
     """The loop: fork, watch memory, reap, report."""
 
-    def __init__(self, control: socket.socket, wall: Wall) -> None:
+    def __init__(self, control: socket.socket, wall: Wall, rehearsed: set[str]) -> None:
         self.control = control
         self.wall = wall
+        self.rehearsed = rehearsed
         self.children: dict[str, Running] = {}
         self.probes: dict[tuple[str, str], Callable[..., Any]] = {}
         self.selector = selectors.DefaultSelector()
@@ -95,7 +97,7 @@ class Zygote:
         message = json.loads(data)
         if "warm" in message:
             warm_up([(name, []) for name in message["warm"]])
-            fill_caches(message["fill"])
+            rehearse(self.rehearsed)
             gc.freeze()  # A child's collections pass over what was imported, so that its pages stay shared.
             malloc_trim()
             self.base_bytes = use_of(os.getpid()).memory_bytes
@@ -198,14 +200,6 @@ def warm_up(modules: Sequence[Sequence[Any]]) -> list[str]:
     return failed
 
 
-def fill_caches(calls: Sequence[Sequence[str]]) -> None:
-    """Make calls (module, function, argument ...) whose results libraries keep; only of modules that are loaded."""
-    for module, function, *arguments in calls:
-        if module in sys.modules:
-            with contextlib.suppress(Exception):
-                getattr(sys.modules[module], function)(*arguments)
-
-
 def thread_count() -> int:
     """Threads of this process; more than one makes a fork unsafe."""
     return len(os.listdir("/proc/self/task")) if Path("/proc/self/task").exists() else 1
@@ -223,9 +217,11 @@ def main() -> None:
         tqdm.tqdm.monitor_interval = 0  # Its monitor thread would make forking unsafe.
     gc.disable()  # While importing it frees next to nothing, and takes a tenth of the time.
     failed = warm_up(config["modules"])
+    rehearsed: set[str] = set()
+    rehearse(rehearsed)  # While the grader still reads the lesson and computes expected values.
     control.send(json.dumps({"ready": {"isolation": asdict(isolation), "failed": failed}}).encode())
     wall = Wall(isolation, config["readable"], config["scratch"], Limits(**config["limits"]))
-    Zygote(control, wall).serve()
+    Zygote(control, wall, rehearsed).serve()
 
 
 if __name__ == "__main__":

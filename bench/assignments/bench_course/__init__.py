@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from grader.syllabus import Course, Lesson, Module, Sandbox
-
-# transformers compiles a thousand patterns at peft's first use of a model, a third of a second, and keeps them.
-FILL = (("transformers.conversion_mapping", "get_checkpoint_conversion_mapping", "llama"),)
+from grader.syllabus import Course, Lesson, Module
 
 COURSE = Course(
     title="Assignments for measuring",
@@ -22,6 +19,5 @@ COURSE = Course(
         ),
     ),
     skills={"transformer": "write the parts of a Llama", "adapters": "build, merge and train low-rank adapters"},
-    sandbox=lambda: Sandbox(fill=FILL),
     root=Path(__file__).resolve().parent.parent,
 )
