@@ -63,7 +63,8 @@ def lab_command(folder: Path, port: int, browser: bool) -> list[str]:
         f"--ServerApp.port={port}",
         "--ServerApp.port_retries=0",
         "--ServerApp.answer_yes=True",  # Ctrl-C stops at once instead of asking
-        "--Application.log_level=WARN",
+        "--Application.log_level=ERROR",  # its warnings are about nothing that a learner could act on
+        "--KernelManager.transport_encryption=auto",  # else the kernel warns, rightly, that it listens unencrypted
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.default_url=/course",
     ]

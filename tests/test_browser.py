@@ -111,7 +111,7 @@ class Notebook:
         self.page.screenshot(path=str(ARTIFACTS / f"{name}.png"))
 
 
-def test_learner_is_told_their_mistake_then_passes_and_progress_survives_a_restart(lab: str) -> None:
+def test_learner_is_told_their_mistake_then_passes_and_progress_survives_a_restart(lab: str, tmp_path: Path) -> None:
     lesson, exercise = find_course().find("lora_linear")
     name, misconception = next(iter(exercise.misconceptions.items()))
     # The course's wrong version builds on the right class: the learner's cell holds both, the wrong one as LoraLinear.
@@ -154,3 +154,6 @@ def test_learner_is_told_their_mistake_then_passes_and_progress_survives_a_resta
         page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
         page.wait_for_timeout(1500)
         notebook.picture("5_dark_theme")
+
+    printed = (tmp_path / "lab.log").read_text()
+    assert "WARN" not in printed and "[W " not in printed, f"a learner reads this in the terminal:\n{printed}"

@@ -86,6 +86,7 @@ def test_keyboard_alone_opens_the_first_lesson_and_then_the_exercise_where_one_s
     lab = opening.value
     lab.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=START_SECONDS * 1000)
     assert "/lab/tree/00_start.ipynb" in lab.url
+    assert not lab.get_by_text("Create Assignment").count(), "an instructor's tools are not in a learner's way"
 
     attempt(folder, "l00-make-deterministic", "failed")
     page.evaluate("dispatchEvent(new Event('focus'))")  # a headless tab never loses it
