@@ -301,7 +301,8 @@ def cases(seed: int) -> Iterator[Case]:
 
     drawn = [int(value) for value in random.integers(8, 25, 4)]
     yield case("gain", "with a clear gain", {"heldout": (20, 25, 5, 30), "seen": (12, 9, 1, 8)}, "heldout")
-    yield case("loss", "with a loss", {"heldout": (24, 3, 17, 21), "seen": (20, 2, 3, 15)}, "heldout")
+    lost = {"heldout": (24, 3, 17, 21), "seen": (20, 2, 3, 15)}
+    yield case("loss", "with a loss, and 1,000 resamples", lost, "heldout", resamples=1000)
     changed = [(True, False), (False, True), (True, True), (False, True), (False, False), (False, True)] * 8
     backwards = [
         {"id": f"heldout-{99 - place}", "way": way, "split": "heldout", "correct": answer}
