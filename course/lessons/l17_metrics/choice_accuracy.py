@@ -109,12 +109,20 @@ def characters_for_bytes(items):
     return accuracies(items, utf8_bytes=len)
 
 
-@exercise.misconception(
-    hint="You divide by words, as a stand-in for tokens. What a token is depends on the model, so normalising by "
+WORDS_HINT = (
+    "You divide by words, as a stand-in for tokens. What a token is depends on the model, so normalising by "
     "tokens makes two models' scores incomparable; characters and bytes belong to the text alone."
 )
+
+
+@exercise.misconception(hint=WORDS_HINT)
 def divided_by_words(items):
     return accuracies(items, lambda text: len(text.split()), lambda text: len(text.split()))
+
+
+@exercise.misconception(hint=WORDS_HINT)
+def words_for_characters(items):
+    return accuracies(items, lambda text: len(text.split()))
 
 
 @exercise.misconception(

@@ -162,6 +162,16 @@ def cut_from_the_end(context, continuation, encode, prefix_id):
 
 
 @exercise.misconception(
+    hint="You count the context's tokens while its white space still stands at the end. The cut then lies behind that "
+    "white space, or later, and the continuation loses its first tokens: move first, count afterwards."
+)
+def counted_before_the_move(context, continuation, encode, prefix_id):
+    if context == "":
+        return pair(context, continuation, encode, prefix_id)
+    return encode(context.rstrip()), encode(context + continuation)[len(encode(context)) :]
+
+
+@exercise.misconception(
     hint="Only one space is moved. All white space at the end of the context goes along, newlines as well."
 )
 def one_space_moved(context, continuation, encode, prefix_id):

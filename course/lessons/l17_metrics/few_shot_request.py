@@ -101,6 +101,7 @@ def request(
     plain_lead: str = " ",
     chat_lead: str = "",
     one_turn: bool = False,
+    answered_by_user: bool = False,
     opened: bool = True,
     description_to: str = "system",
     ending: str = "Answer:",
@@ -125,6 +126,9 @@ def request(
         messages.append({"role": "system", "content": description})
     if not one_turn:
         for shot in shots:
+            if answered_by_user:
+                messages.append({"role": "user", "content": asked(shot, ending) + before_answer + answer(shot)})
+                continue
             messages.append({"role": "user", "content": asked(shot, ending)})
             messages.append({"role": "assistant", "content": answer(shot)})
     last = (text if one_turn else "") + asked(item, ending)
@@ -173,6 +177,14 @@ def generation_prompt_forgotten(item, shots, description, render):
 )
 def shots_in_one_turn(item, shots, description, render):
     return request(item, shots, description, render, one_turn=True)
+
+
+@exercise.misconception(
+    hint="In each of your shots the user asks and answers. What the model is to learn from a shot is what the "
+    "assistant says then: the answer is a turn of its own."
+)
+def user_answers_the_shots(item, shots, description, render):
+    return request(item, shots, description, render, answered_by_user=True)
 
 
 @exercise.misconception(

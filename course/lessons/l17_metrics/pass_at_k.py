@@ -110,6 +110,35 @@ def all_k_right(counts, k):
 
 
 @exercise.misconception(
+    hint="You compute the chance of exactly one right sample among the k. Two or more solve the problem as well: turn "
+    "round the chance that all are wrong."
+)
+def exactly_one_right(counts, k):
+    return mean([c * math.comb(n - c, k - 1) / math.comb(n, k) for n, c in counts])
+
+
+OFF_BY_ONE_HINT = (
+    "Your product of 1 - k / i is off by one. It has a factor for each right sample, and the last of them belongs to "
+    "all n samples: a range in Python stops before its end."
+)
+
+
+def as_product(counts, k, factors) -> float:
+    """One minus the product of 1 - k / i over the i that factors(n, c) gives; 1 where every draw holds a right one."""
+    return mean([1 - math.prod(1 - k / i for i in factors(n, c)) if n - c >= k else 1.0 for n, c in counts])
+
+
+@exercise.misconception(hint=OFF_BY_ONE_HINT)
+def last_factor_missing(counts, k):
+    return as_product(counts, k, lambda n, c: range(n - c + 1, n))
+
+
+@exercise.misconception(hint=OFF_BY_ONE_HINT)
+def factors_one_too_low(counts, k):
+    return as_product(counts, k, lambda n, c: range(n - c, n))
+
+
+@exercise.misconception(
     hint="With fewer than k wrong samples you give 0. Then every draw of k must hold a right one: the chance is 1."
 )
 def few_wrong_samples_give_zero(counts, k):

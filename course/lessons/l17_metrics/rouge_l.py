@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+import string
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -216,6 +217,23 @@ def split_at_spaces(target, prediction):
     return rouge(target, prediction, split=lambda text: text.lower().split())
 
 
+DELETED_HINT = (
+    "You delete what is no letter or digit, and the words on both sides become one: 'well-known' turns into "
+    "'wellknown'. Such a character ends a word, as a space does."
+)
+
+
+@exercise.misconception(hint=DELETED_HINT)
+def other_characters_deleted(target, prediction):
+    return rouge(target, prediction, split=lambda text: re.sub(r"[^a-z0-9\s]", "", text.lower()).split())
+
+
+@exercise.misconception(hint=DELETED_HINT)
+def punctuation_deleted(target, prediction):
+    table = str.maketrans("", "", string.punctuation)
+    return rouge(target, prediction, split=lambda text: text.lower().translate(table).split())
+
+
 @exercise.misconception(hint="Case makes a difference in your scores: 'The' and 'the' must be one word.")
 def case_kept(target, prediction):
     return rouge(target, prediction, split=lambda text: re.findall("[A-Za-z0-9]+", text))
@@ -259,6 +277,7 @@ def cases(seed: int) -> Iterator[Case]:
     one, two, three = draw.sample(("sun", "rain", "wind", "snow"), 3)
     yield case("an early trap", "when the first word comes late", f"{one} {two} {three}", f"{two} {three} {one} {one}")
     yield case("marks and capitals", "with capitals and punctuation", "The mat. (A cat!)", "a CAT, the mat")
+    yield case("hyphen", "with a hyphen", f"a well-known {one}", f"the well known {one}")
     yield case("other letters", "with letters outside a-z", "a café in snake_case", "the caf in snake case")
     yield case("said once", "when a word repeats in one text only", f"{one} {two}", f"{one} {one} {two} {one}")
     yield case("repeats", "when words repeat", "no no no yes", "yes no no", visible=False)

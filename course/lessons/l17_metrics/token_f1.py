@@ -127,6 +127,7 @@ def scored(
     exact: Callable[[str, str], bool] = lambda mine, theirs: mine == theirs,
     mean: Callable[[float, float], float] = lambda p, r: 2 * p * r / (p + r),
     gold_steps: Sequence[Callable[[str], str]] | None = None,
+    nothing_left: float = 0.0,
 ) -> dict[str, float]:
     """Both scores with the parts that the misconceptions change."""
 
@@ -142,6 +143,8 @@ def scored(
         bags = [Counter(set(t.split()) if sets else t.split()) for t in (mine, theirs)]
         common = len(bags[0] & bags[1]) if shared_as_set else (bags[0] & bags[1]).total()
         f1s.append(mean(common / bags[0].total(), common / bags[1].total()) if common else 0.0)
+        if mine == theirs == "":
+            f1s[-1] = nothing_left
         exacts.append(float(exact(mine, theirs)))
     return {"exact_match": max(exacts), "f1": pick(f1s)}
 
@@ -260,6 +263,14 @@ def recall_only(prediction, golds):
 @exercise.misconception(hint="Your f1 is the precision alone: one right word gets 1. Recall belongs in.")
 def precision_only(prediction, golds):
     return scored(prediction, golds, mean=lambda p, r: p)
+
+
+@exercise.misconception(
+    hint="Two texts of which nothing is left get F1 1 from you. That is the rule of SQuAD 2.0, where 'no answer' can "
+    "be right. Here F1 counts shared words, and there is none; exact match sees that the two are equal."
+)
+def nothing_left_is_a_match(prediction, golds):
+    return scored(prediction, golds, nothing_left=1.0)
 
 
 @exercise.misconception(

@@ -65,8 +65,23 @@ def cluster_sums(values: np.ndarray, clusters: list[str]) -> np.ndarray:
     return np.bincount(places, weights=values)
 
 
+def cluster_means(values: np.ndarray, clusters: list[str]) -> np.ndarray:
+    """The mean of the values in each cluster."""
+    return cluster_sums(values, clusters) / cluster_sums(np.ones(len(values)), clusters)
+
+
 def sandwich(sums: np.ndarray, count: int) -> float:
     return float((len(sums) / (len(sums) - 1) * (sums**2).sum()) ** 0.5 / count)
+
+
+NEIGHBOURS_HINT = (
+    "Only neighbours are added up: a cluster whose questions do not stand side by side falls into pieces. Equal "
+    "names belong together wherever they stand."
+)
+MEANS_HINT = (
+    "You take the mean of each cluster's residuals. The sum is asked for: with the mean a cluster of two questions "
+    "weighs as much as one of twenty, which moves the mean of all scores far more."
+)
 
 
 @exercise.alternative
@@ -128,22 +143,40 @@ def clusters_ignored(scores, clusters):
     "is the error of another mean."
 )
 def means_of_clusters(scores, clusters):
-    sizes = cluster_sums(np.ones(len(scores)), clusters)
-    return {"independent": independent(scores), "clustered": independent(cluster_sums(scores, clusters) / sizes)}
+    return {"independent": independent(scores), "clustered": independent(cluster_means(scores, clusters))}
 
 
-@exercise.misconception(
-    hint="Only neighbours are added up: a cluster whose questions do not stand side by side falls into pieces. Equal "
-    "names belong together wherever they stand."
-)
+def neighbours(clusters: list[str]) -> list[str]:
+    """A name for each run of equal neighbours."""
+    return np.cumsum([0, *(name != before for before, name in pairwise(clusters))]).astype(str).tolist()
+
+
+@exercise.misconception(hint=NEIGHBOURS_HINT)
 def only_neighbours_together(scores, clusters):
-    residuals, groups = scores - scores.mean(), len(set(clusters))
-    pieces = np.cumsum([0, *(name != before for before, name in pairwise(clusters))])
-    squares = cluster_sums(residuals, [str(piece) for piece in pieces]) ** 2
+    groups = len(set(clusters))
+    squares = cluster_sums(scores - scores.mean(), neighbours(clusters)) ** 2
     return {
         "independent": independent(scores),
         "clustered": float((groups / (groups - 1) * squares.sum()) ** 0.5 / len(scores)),
     }
+
+
+@exercise.misconception(hint=NEIGHBOURS_HINT)
+def runs_of_neighbours_as_clusters(scores, clusters):
+    sums = cluster_sums(scores - scores.mean(), neighbours(clusters))
+    return {"independent": independent(scores), "clustered": sandwich(sums, len(scores))}
+
+
+@exercise.misconception(hint=MEANS_HINT)
+def mean_residuals_over_all_questions(scores, clusters):
+    means = cluster_means(scores - scores.mean(), clusters)
+    return {"independent": independent(scores), "clustered": sandwich(means, len(scores))}
+
+
+@exercise.misconception(hint=MEANS_HINT)
+def mean_residuals_over_all_clusters(scores, clusters):
+    means = cluster_means(scores - scores.mean(), clusters)
+    return {"independent": independent(scores), "clustered": sandwich(means, len(means))}
 
 
 @exercise.misconception(

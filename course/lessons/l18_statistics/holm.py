@@ -121,6 +121,23 @@ def order_lost(p_values):
     return sorted(holm(p_values))
 
 
+POSITIONS_HINT = (
+    "You take what argsort gives for the ranks. It says where the smallest value stands, then where the next one does: "
+    "places, not ranks. The two are the same for some orders only, so it looks right on short lists."
+)
+
+
+@exercise.misconception(hint=POSITIONS_HINT)
+def fetched_by_places(p_values):
+    return [sorted(holm(p_values))[place] for place in np.argsort(p_values, kind="stable")]
+
+
+@exercise.misconception(hint=POSITIONS_HINT)
+def multiplied_by_places(p_values):
+    steps = np.asarray(p_values) * (len(p_values) - np.argsort(p_values, kind="stable"))
+    return [float(min(1, max(s for s, q in zip(steps, p_values, strict=True) if q <= p))) for p in p_values]
+
+
 @exercise.misconception(hint="Some adjusted values are above 1. They are still probabilities.")
 def above_one(p_values):
     steps = ranked(p_values, lambda rank, count: count - rank)
@@ -152,6 +169,7 @@ def cases(seed: int) -> Iterator[Case]:
         return {"p_values": [values[place] for place in random.permutation(len(values)).tolist()]}
 
     yield Case("three", {"p_values": [0.01, 0.04, 0.03]}, "with three comparisons")
+    yield Case("smallest last", {"p_values": [0.02, 0.04, 0.3, 0.001]}, "when the smallest stands last")
     yield Case("eight", shuffled([0.001, 0.012, 0.011, 0.2, 0.35, 0.03, 0.74, 0.9]), "with eight comparisons")
     yield Case("one", {"p_values": [0.037]}, "with a single comparison")
     yield Case("ties", shuffled([0.02, 0.02, 0.02, 0.5]), "with equal p-values", visible=False)

@@ -200,6 +200,16 @@ def end_at_0_excluded(rows, before, after, split, seed=0, resamples=5000):
 
 
 @exercise.misconception(
+    hint="You look for 0 between the rounded ends. An end of 0.03 is written 0.0 and lies above 0 all the same: decide "
+    "with the numbers as they are, and round in the text alone."
+)
+def decided_after_rounding(rows, before, after, split, seed=0, resamples=5000):
+    low, high = interval(np.subtract(*arrays(rows, before, after, (split,))[::-1]), seed, resamples)
+    verdict = "includes" if round(low, 1) <= 0 <= round(high, 1) else "excludes"
+    return sentence_of(rows, before, after, split, lambda *_: (low, high), verdict=verdict)
+
+
+@exercise.misconception(
     hint="Only an interval above 0 excludes it in yours. One that lies wholly below excludes it as well: then a loss "
     "is shown."
 )
@@ -209,16 +219,29 @@ def only_gains_exclude(rows, before, after, split, seed=0, resamples=5000):
     return sentence_of(rows, before, after, split, lambda *_: (low, high), verdict=verdict)
 
 
-@exercise.misconception(
-    hint="The questions stand in the order of the rows. The draw takes questions by their number, so another order "
+ORDER_HINT = (
+    "The questions stand in the order of the rows. The draw takes questions by their number, so another order "
     "gives another interval: sort by id first, and the same results say the same, however the file is sorted."
 )
+
+
+def sentence_in_order(ids, rows, before, after, split, seed, resamples) -> dict[str, Any]:
+    """The sentence with the questions drawn from this order of ids."""
+    table = {(row["way"], row["id"]): float(row["correct"]) for row in rows}
+    changes = np.array([table[after, name] - table[before, name] for name in ids])
+    return sentence_of(rows, before, after, split, lambda *_: interval(changes, seed, resamples))
+
+
+@exercise.misconception(hint=ORDER_HINT)
 def order_of_the_rows(rows, before, after, split, seed=0, resamples=5000):
-    later = {row["id"]: row["correct"] for row in rows if (row["way"], row["split"]) == (after, split)}
-    changes = [
-        float(later[row["id"]]) - row["correct"] for row in rows if (row["way"], row["split"]) == (before, split)
-    ]
-    return sentence_of(rows, before, after, split, lambda *_: interval(np.array(changes), seed, resamples))
+    ids = [row["id"] for row in rows if (row["way"], row["split"]) == (before, split)]
+    return sentence_in_order(ids, rows, before, after, split, seed, resamples)
+
+
+@exercise.misconception(hint=ORDER_HINT)
+def order_of_first_appearance(rows, before, after, split, seed=0, resamples=5000):
+    ids = dict.fromkeys(row["id"] for row in rows if row["split"] == split and row["way"] in (before, after))
+    return sentence_in_order(ids, rows, before, after, split, seed, resamples)
 
 
 @exercise.misconception(
@@ -278,7 +301,8 @@ def cases(seed: int) -> Iterator[Case]:
 
     drawn = [int(value) for value in random.integers(8, 25, 4)]
     yield case("gain", "with a clear gain", {"heldout": (20, 25, 5, 30), "seen": (12, 9, 1, 8)}, "heldout")
-    yield case("loss", "with a loss", {"heldout": (24, 3, 17, 21), "seen": (20, 2, 3, 15)}, "heldout")
+    lost = {"heldout": (24, 3, 17, 21), "seen": (20, 2, 3, 15)}
+    yield case("loss", "with a loss, and 1,000 resamples", lost, "heldout", resamples=1000)
     changed = [(True, False), (False, True), (True, True), (False, True), (False, False), (False, True)] * 8
     backwards = [
         {"id": f"heldout-{99 - place}", "way": way, "split": "heldout", "correct": answer}
@@ -289,20 +313,30 @@ def cases(seed: int) -> Iterator[Case]:
     given = {"rows": backwards, "before": "few-shot", "after": "tuned", "split": "heldout"}
     yield Case("backwards", given | draw, "when the rows come in another order than the ids, with 99 resamples")
     yield case("end at 0", "when the interval ends at 0", {"heldout": (21, 3, 0, 16), "seen": (3, 2, 1, 4)}, "heldout")
+    pairs = [(True, True)] * 40 + [(False, True)] * 6 + [(True, False)] + [(False, False)] * 33
+    later_run_first = [
+        {"id": f"heldout-{place:03d}", "way": way, "split": "heldout", "correct": pairs[place][run]}
+        for way, run, places in (("tuned", 1, reversed(range(80))), ("few-shot", 0, range(80)))
+        for place in places
+    ]
+    # Of 202 means the 6th smallest is 0 and the 7th 1.25 points; the end lies 1/40 of the way between them.
+    given, draw = given | {"rows": later_run_first}, {"seed": 0, "resamples": 202}
+    yield Case("just above 0", given | draw, "when the interval ends just above 0")
+    fewer = {"visible": False, "resamples": 1000}
     yield case(
-        "no change", "when nothing is gained", {"heldout": (20, 6, 6, 8), "seen": (9, 4, 1, 4)}, "heldout", False
+        "no change", "when nothing is gained", {"heldout": (20, 6, 6, 8), "seen": (9, 4, 1, 4)}, "heldout", **fewer
     )
     yield case(
         "loss to 0", "when a loss ends at 0", {"heldout": (21, 0, 3, 16), "seen": (3, 1, 2, 4)}, "heldout", False
     )
-    yield case("unclear", "when 0 lies within", {"heldout": (40, 8, 6, 26), "seen": (10, 9, 1, 4)}, "heldout", False)
-    yield case("seen", "on seen questions", {"heldout": (5, 9, 3, 13), "seen": (22, 16, 4, 9)}, "seen", False)
+    yield case("unclear", "when 0 lies within", {"heldout": (40, 8, 6, 26), "seen": (10, 9, 1, 4)}, "heldout", **fewer)
+    yield case("seen", "on seen questions", {"heldout": (5, 9, 3, 13), "seen": (22, 16, 4, 9)}, "seen", **fewer)
     yield case(
         "drawn",
         "",
         {"heldout": (drawn[0], drawn[1] + 9, drawn[2] - 6, drawn[3]), "seen": (9, 2, 7, 5)},
         "heldout",
-        False,
+        **fewer,
     )
 
 

@@ -70,6 +70,10 @@ def every_split_as_rare(before, after):
     return {"gained": gained, "lost": lost, "p": sum(ways for ways in row if ways <= row[gained]) / sum(row)}
 
 
+ALL_FLIP_HINT = (
+    "Your coin is flipped once for every question. Questions that both runs answer alike cannot tell the runs "
+    "apart; only the changed ones are flips."
+)
 ONE_SPLIT_HINT = (
     "This is the probability of exactly the split you saw. With many flips every single split is rare, even the "
     "most even one. Ask for a split at least as uneven: add up that one and all beyond it, on both sides."
@@ -90,13 +94,16 @@ def one_sided(before, after):
     return result(before, after, min(1.0, two_tails(min(gained, lost), gained + lost) / 2))
 
 
-@exercise.misconception(
-    hint="Your coin is flipped once for every question. Questions that both runs answer alike cannot tell the runs "
-    "apart; only the changed ones are flips."
-)
+@exercise.misconception(hint=ALL_FLIP_HINT)
 def agreements_flip_too(before, after):
     gained, _ = changes(before, after)
     return result(before, after, min(1.0, two_tails(min(gained, len(before) - gained), len(before))))
+
+
+@exercise.misconception(hint=ALL_FLIP_HINT)
+def fewer_changes_of_all_questions(before, after):
+    fewer, more = sorted(changes(before, after))
+    return result(before, after, min(1.0, two_tails(fewer, len(before))) if more else 1.0)
 
 
 @exercise.misconception(

@@ -100,6 +100,24 @@ def upper_side_only(before, after, flips):
 
 
 @exercise.misconception(
+    hint="The observed difference lost its sign and the ways kept theirs, so those as far below 0 are not counted: "
+    "about half of all. Both are distances from 0."
+)
+def ways_keep_their_sign(before, after, flips):
+    observed, found = totals(before, after, flips)
+    return float((1 + (found >= abs(observed)).sum()) / (1 + len(flips)))
+
+
+@exercise.misconception(
+    hint="The ways lost their sign and the observed difference kept its own. After a loss it is negative, and every "
+    "way counts as farther. Both are distances from 0."
+)
+def observed_keeps_its_sign(before, after, flips):
+    observed, found = totals(before, after, flips)
+    return float((1 + (abs(found) >= observed).sum()) / (1 + len(flips)))
+
+
+@exercise.misconception(
     hint="Ties are left out. A way that gives exactly the observed mean is as far from 0 as it, and with scores of 0 "
     "and 1 there are many."
 )
@@ -181,6 +199,10 @@ def cases(seed: int) -> Iterator[Case]:
     yield case("right or wrong", random.random(24) < 0.4, random.random(24) < 0.65, 300, "with scores of 0 and 1")
     lower, higher = sorted(scores(30, 0.15), key=np.sum)
     yield case("worse", higher, lower, 400, "when the later run is worse")
+    # 3 ways as far below 0 as the observed one and 1 as far above: an answer that counts one side shows which.
+    few = np.array([[1, 1, 1, 1], [1, -1, 1, 1], [-1, -1, -1, -1], [1, 1, 1, 1], [-1, -1, 1, 1], [1, 1, 1, 1]], float)
+    all_lost = {"before": np.ones(4), "after": np.zeros(4), "flips": few}
+    yield Case("all lost", all_lost, "when every question is lost, with six ways")
     # About a third of the ways that tie with the observed one fall short of it by rounding.
     old, new = [3, 10, 5, 4, 6, 1, 3, 4, 3, 4], [6, 5, 9, 2, 8, 3, 0, 0, 7, 8]
     yield case(

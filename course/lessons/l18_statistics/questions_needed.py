@@ -135,6 +135,14 @@ def power_forgotten(before, after, disagree, power=0.8, alpha=0.05):
 
 
 @exercise.misconception(
+    hint="Your quantile for the power is negative: it belongs to the share of evaluations that may miss the change. So "
+    "the true gain comes to lie before the line, not beyond it."
+)
+def quantile_of_the_missed_share(before, after, disagree, power=0.8, alpha=0.05):
+    return planned(before, after, disagree, *quantiles(1 - power, alpha))
+
+
+@exercise.misconception(
     hint="z(power) is one-sided: only results beyond the line in the true direction count. With z((1 + power) / 2) you "
     "ask for more than was wanted."
 )
@@ -187,6 +195,15 @@ def saved_before_rounding(before, after, disagree, power=0.8, alpha=0.05):
         planned(before, after, disagree, *quantiles(power, alpha), rounded=each) for each in (math.ceil, float)
     )
     return whole | {"saved": exact["saved"]}
+
+
+@exercise.misconception(
+    hint="Your `saved` stops at 0. Where the runs have little in common, pairing needs more questions than it saves, "
+    "and whoever plans has to see that: let it be negative."
+)
+def saved_never_negative(before, after, disagree, power=0.8, alpha=0.05):
+    found = planned(before, after, disagree, *quantiles(power, alpha))
+    return found | {"saved": max(0.0, found["saved"])}
 
 
 @exercise.misconception(

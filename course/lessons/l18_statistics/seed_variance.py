@@ -146,6 +146,31 @@ def root_of_a_negative_sum(correct):
 
 
 @exercise.misconception(
+    hint="A negative sum under the root became positive in yours, and so an error out of nothing: where luck evens "
+    "out, the estimate of the variance is no more than 0. The docstring says what to return then."
+)
+def negative_sum_made_positive(correct):
+    by_seed, by_question, cells = parts(correct)
+    from_questions = by_question.var(ddof=1) / correct.shape[1]
+    variance = from_questions + by_seed.var(ddof=1) / len(by_seed) - cells / correct.size
+    return report(correct, by_seed.std(ddof=1), from_questions**0.5, abs(variance))
+
+
+@exercise.misconception(
+    hint="Your residuals do not scatter around 0. The seed's mean and the question's mean both hold the grand mean, so "
+    "it is taken away twice: add it back once."
+)
+def grand_mean_taken_away_twice(correct):
+    by_seed, by_question, _ = parts(correct)
+    seeds, questions = correct.shape
+    residuals = correct - by_seed[:, None] - by_question
+    cells = (residuals**2).sum() / ((seeds - 1) * (questions - 1))
+    from_questions = by_question.var(ddof=1) / questions
+    variance = from_questions + by_seed.var(ddof=1) / seeds - cells / correct.size
+    return report(correct, by_seed.std(ddof=1), from_questions**0.5, variance)
+
+
+@exercise.misconception(
     hint="stderr is that of the questions alone. It says how the score would move with other questions for these very "
     "trainings, and nothing about training again."
 )
