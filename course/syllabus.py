@@ -99,7 +99,7 @@ COURSE = Course(
         Module(
             "Evaluation",
             (
-                Lesson("l17_metrics", "Metrics and the harness", minutes=190, run_minutes=15, needs=("l09_qlora",)),
+                Lesson("l17_metrics", "Metrics and the harness", minutes=190, run_minutes=20, needs=("l09_qlora",)),
                 Lesson("l18_statistics", "Statistics for evals", minutes=120, run_minutes=2, needs=("l09_qlora",)),
             ),
         ),

@@ -2,8 +2,8 @@
 r"""
 # Metrics and the harness
 
-*About 190 minutes for you, 155 of them for the exercises. The notebook itself runs for about 15 minutes on two CPU
-cores, most of it the real run in section 8; longer where it has to train a model first.*
+*About 190 minutes for you, 155 of them for the exercises. The notebook itself runs for about 20 minutes on two CPU
+cores without AVX-512, most of it the real run in section 8; 13 more where it has to train a model first.*
 
 You will write the metrics that every model card quotes, and see each of them equal the library that made the
 number. Then you put your own test set into **lm-eval**, the harness behind most published numbers (Gao et al.;
@@ -147,7 +147,7 @@ print(table.round(2).to_string(index=False))
 axis = table.set_index("answer")[["exact match", "F1", "ROUGE-L", "BLEU"]].plot.barh(figsize=(8, 3.4), width=0.8)
 axis.set(title="Four metrics, the same six answers", xlabel="score", ylabel="", xlim=(0, 1.02))
 axis.invert_yaxis()
-axis.legend(fontsize=8, loc="lower right")
+axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 plt.tight_layout()
 plt.show()
 
