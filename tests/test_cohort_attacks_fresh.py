@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
 
 import pytest
 from attacks import RIGHT, RIGHT_MEAN, WRONG
@@ -18,6 +21,7 @@ from grader.cohort.result import SubmissionResult
 from grader.cohort.store import ResultStore
 from grader.forbidden import violations_in_source
 from grader.sandbox.isolation import Limits
+from grader.sandbox.zygote import functions_apart
 from grader.wire import Array, WireError
 
 LESSON = "l01_plain"
@@ -234,13 +238,52 @@ ALIKE = """lambda answer, seed, rows, workers: (
 NOT_NUMBERS = VERDICT.replace("True", "'True'")
 
 
-def test_a_probe_put_in_place_of_ours_is_not_used(grader: Grader, catalogue: Catalogue):
+FORGED = "lambda answer, numbers: {'mean': sum(numbers) / len(numbers)}"
+IN_PLACE_OF_OURS = {
+    "the probe": f"module.probe = {FORGED}",
+    "its code": f"module.probe.__code__ = ({FORGED}).__code__",
+    "its helper": "module.seen = lambda kept: {'mean': sum(kept) / len(kept)}",
+    "its helper's code": "module.seen.__code__ = (lambda kept: {'mean': sum(kept) / len(kept)}).__code__",
+}
+WITHOUT_A_MEAN = """class RunningMean(list):
+    def __init__(self, start):
+        self.append(start)
+
+    add = list.append
+"""
+
+
+@pytest.mark.parametrize("what", IN_PLACE_OF_OURS)
+def test_what_is_put_in_place_of_our_probe_is_not_used(grader: Grader, catalogue: Catalogue, what: str):
     module = grader._module_name(catalogue.find("running_mean")[1])
-    forged = "lambda answer, numbers: {'mean': sum(numbers) / len(numbers)}"
-    top = f"import importlib\n\nmodule = importlib.import_module({module!r})\nmodule.probe = {forged}\n"
-    answers = {SUM: RIGHT, MEAN: "class RunningMean:\n    pass\n"}
-    result = grader.grade(hand_in(catalogue, LESSON, answers, top=top))
+    top = f"import importlib\n\nmodule = importlib.import_module({module!r})\n{IN_PLACE_OF_OURS[what]}\n"
+    result = grader.grade(hand_in(catalogue, LESSON, {SUM: RIGHT, MEAN: WITHOUT_A_MEAN}, top=top))
     assert [each.points for each in result.results] == [3, 0], result
+    assert "mean" in result.results[1].message, result
+
+
+SMALL_MODULE = """
+class Layer:
+    pass
+
+
+def make(*, size=1):
+    return Layer(), size
+
+
+def probe(answer):
+    return answer(*make(size=2))
+"""
+
+
+def test_an_answer_may_ask_for_the_class_of_what_a_probe_gives_it(monkeypatch: pytest.MonkeyPatch):
+    """Were the modules of a probe imported a second time, the class would be another of the same name."""
+    module: Any = ModuleType("small_course.lesson")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(SMALL_MODULE, vars(module))
+    probe = functions_apart(["small_course"])[module.probe]
+    module.make = None
+    assert probe(lambda layer, size: (isinstance(layer, module.Layer), size)) == (True, 2)
 
 
 @pytest.fixture(scope="module")
