@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 import time
@@ -20,6 +21,7 @@ from grader.cohort.grading import Grader
 from grader.cohort.result import SubmissionResult
 from grader.cohort.store import ResultStore
 from grader.forbidden import violations_in_source
+from grader.live import check_answer
 from grader.sandbox.isolation import Limits
 from grader.sandbox.zygote import functions_apart
 from grader.wire import Array, WireError
@@ -301,6 +303,36 @@ def test_a_probe_that_speaks_for_the_answer_is_not_believed(start_lesson: Grader
     result = start_lesson.grade(notebook)
     (found,) = (each for each in result.results if each.exercise_id == "l00-make-deterministic")
     assert (found.status, found.points) in [("failed", 0), ("crashed", 0)], found
+
+
+def test_a_kept_weight_is_found_where_the_count_of_those_alive_lies(monkeypatch: pytest.MonkeyPatch):
+    from torch.multiprocessing.reductions import StorageWeakRef
+
+    exercise = find_course().find("recomputed_linear")[1]
+    naive = exercise.misconceptions["plain_product"].answer
+    monkeypatch.setattr(StorageWeakRef, "expired", lambda self: True)
+    found = check_answer(exercise, naive)
+    assert found.status == "failed" and "another_w` is" in found.message, found
+
+
+def test_a_weight_kept_outside_the_layer_is_found():
+    exercise = find_course().find("qlora_linear")[1]
+    kept: dict[int, Any] = {}
+
+    class Caching(exercise.misconceptions["DecodedOnce"].answer.__base__):  # type: ignore[name-defined, misc]
+        def frozen_weight(self):
+            return kept.setdefault(id(self), self.dequantise(self.packed))
+
+    found = check_answer(exercise, Caching)
+    assert found.status == "failed" and "another_w` is" in found.message, found
+
+
+def test_a_model_is_not_believed_about_itself():
+    exercise = find_course().find("prepare_for_kbit")[1]
+    right = exercise.answer
+    assert right is not None
+    found = check_answer(exercise, lambda model: right(copy.deepcopy(model)))
+    assert found.status == "failed" and "returned_the_model_it_got" in found.message, found
 
 
 # --- what an answer may use -------------------------------------------------------------------------------------------
