@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import sys
 import time
 from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
 
 import pytest
 from attacks import RIGHT, RIGHT_MEAN, WRONG
@@ -17,7 +21,9 @@ from grader.cohort.grading import Grader
 from grader.cohort.result import SubmissionResult
 from grader.cohort.store import ResultStore
 from grader.forbidden import violations_in_source
+from grader.live import check_answer
 from grader.sandbox.isolation import Limits
+from grader.sandbox.zygote import functions_apart
 from grader.wire import Array, WireError
 
 LESSON = "l01_plain"
@@ -234,13 +240,52 @@ ALIKE = """lambda answer, seed, rows, workers: (
 NOT_NUMBERS = VERDICT.replace("True", "'True'")
 
 
-def test_a_probe_put_in_place_of_ours_is_not_used(grader: Grader, catalogue: Catalogue):
+FORGED = "lambda answer, numbers: {'mean': sum(numbers) / len(numbers)}"
+IN_PLACE_OF_OURS = {
+    "the probe": f"module.probe = {FORGED}",
+    "its code": f"module.probe.__code__ = ({FORGED}).__code__",
+    "its helper": "module.seen = lambda kept: {'mean': sum(kept) / len(kept)}",
+    "its helper's code": "module.seen.__code__ = (lambda kept: {'mean': sum(kept) / len(kept)}).__code__",
+}
+WITHOUT_A_MEAN = """class RunningMean(list):
+    def __init__(self, start):
+        self.append(start)
+
+    add = list.append
+"""
+
+
+@pytest.mark.parametrize("what", IN_PLACE_OF_OURS)
+def test_what_is_put_in_place_of_our_probe_is_not_used(grader: Grader, catalogue: Catalogue, what: str):
     module = grader._module_name(catalogue.find("running_mean")[1])
-    forged = "lambda answer, numbers: {'mean': sum(numbers) / len(numbers)}"
-    top = f"import importlib\n\nmodule = importlib.import_module({module!r})\nmodule.probe = {forged}\n"
-    answers = {SUM: RIGHT, MEAN: "class RunningMean:\n    pass\n"}
-    result = grader.grade(hand_in(catalogue, LESSON, answers, top=top))
+    top = f"import importlib\n\nmodule = importlib.import_module({module!r})\n{IN_PLACE_OF_OURS[what]}\n"
+    result = grader.grade(hand_in(catalogue, LESSON, {SUM: RIGHT, MEAN: WITHOUT_A_MEAN}, top=top))
     assert [each.points for each in result.results] == [3, 0], result
+    assert "mean" in result.results[1].message, result
+
+
+SMALL_MODULE = """
+class Layer:
+    pass
+
+
+def make(*, size=1):
+    return Layer(), size
+
+
+def probe(answer):
+    return answer(*make(size=2))
+"""
+
+
+def test_an_answer_may_ask_for_the_class_of_what_a_probe_gives_it(monkeypatch: pytest.MonkeyPatch):
+    """Were the modules of a probe imported a second time, the class would be another of the same name."""
+    module: Any = ModuleType("small_course.lesson")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(SMALL_MODULE, vars(module))
+    probe = functions_apart(["small_course"])[module.probe]
+    module.make = None
+    assert probe(lambda layer, size: (isinstance(layer, module.Layer), size)) == (True, 2)
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +303,36 @@ def test_a_probe_that_speaks_for_the_answer_is_not_believed(start_lesson: Grader
     result = start_lesson.grade(notebook)
     (found,) = (each for each in result.results if each.exercise_id == "l00-make-deterministic")
     assert (found.status, found.points) in [("failed", 0), ("crashed", 0)], found
+
+
+def test_a_kept_weight_is_found_where_the_count_of_those_alive_lies(monkeypatch: pytest.MonkeyPatch):
+    from torch.multiprocessing.reductions import StorageWeakRef
+
+    exercise = find_course().find("recomputed_linear")[1]
+    naive = exercise.misconceptions["plain_product"].answer
+    monkeypatch.setattr(StorageWeakRef, "expired", lambda self: True)
+    found = check_answer(exercise, naive)
+    assert found.status == "failed" and "another_w` is" in found.message, found
+
+
+def test_a_weight_kept_outside_the_layer_is_found():
+    exercise = find_course().find("qlora_linear")[1]
+    kept: dict[int, Any] = {}
+
+    class Caching(exercise.misconceptions["DecodedOnce"].answer.__base__):  # type: ignore[name-defined, misc]
+        def frozen_weight(self):
+            return kept.setdefault(id(self), self.dequantise(self.packed))
+
+    found = check_answer(exercise, Caching)
+    assert found.status == "failed" and "another_w` is" in found.message, found
+
+
+def test_a_model_is_not_believed_about_itself():
+    exercise = find_course().find("prepare_for_kbit")[1]
+    right = exercise.answer
+    assert right is not None
+    found = check_answer(exercise, lambda model: right(copy.deepcopy(model)))
+    assert found.status == "failed" and "returned_the_model_it_got" in found.message, found
 
 
 # --- what an answer may use -------------------------------------------------------------------------------------------

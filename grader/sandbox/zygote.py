@@ -22,9 +22,10 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from grader.sandbox.isolation import (
@@ -114,12 +115,14 @@ class Zygote:
 
     def _bind(self, probes: Sequence[Sequence[str]]) -> list[str]:
         """Take the probes from their modules, for every child; returns what could not be."""
-        failed = []
+        found, failed = {}, []
         for module, name in probes:
             try:
-                self.probes[module, name] = getattr(importlib.import_module(module), name)
+                found[module, name] = getattr(importlib.import_module(module), name)
             except Exception as error:
                 failed.append(f"{module}: {type(error).__name__}: {error}")
+        clones = functions_apart({module.partition(".")[0] for module, _ in probes})
+        self.probes = {key: clones.get(probe, probe) for key, probe in found.items()}
         return failed
 
     def _fork(self, identity: str, descriptor: int) -> None:
@@ -183,6 +186,28 @@ def _become_child(descriptor: int, wall: Wall, probes: Mapping[tuple[str, str], 
             child.Channel(CHANNEL_DESCRIPTOR).send({"failed": f"{type(error).__name__}: {error}"[:2000]})
     finally:
         os._exit(0)
+
+
+def functions_apart(packages: Collection[str]) -> dict[FunctionType, FunctionType]:
+    """Each function of these packages' loaded modules -> a clone that looks names up in a copy of its module.
+
+    A clone calls clones: what learner code puts in their place in the modules, or into the functions themselves, is not
+    what runs. Classes are shared, since an answer may ask whether what it was given is of one of them.
+    """
+    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
+    copies = {id(vars(module)): dict(vars(module)) for module in modules}
+    clones: dict[FunctionType, FunctionType] = {}
+    for names in copies.values():
+        for name, value in names.items():
+            if isinstance(value, FunctionType) and id(value.__globals__) in copies:
+                names[name] = clones.setdefault(value, _clone(value, copies[id(value.__globals__)]))
+    return clones
+
+
+def _clone(function: FunctionType, names: dict[str, Any]) -> FunctionType:
+    made = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    made.__kwdefaults__ = function.__kwdefaults__ and dict(function.__kwdefaults__)
+    return made
 
 
 def warm_up(modules: Sequence[Sequence[Any]]) -> list[str]:

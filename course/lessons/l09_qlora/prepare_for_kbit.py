@@ -165,8 +165,6 @@ def embedding_made_trainable(model):
 
 def describe(model, before: dict) -> dict:
     """What the preparation changed, as plain data."""
-    if model is None:
-        raise TypeError("prepare_for_kbit returned None; return the model")
     embedded = model.get_input_embeddings()(torch.tensor([[1, 2, 3]]))
     return {
         "dtypes": {name: str(value.dtype) for name, value in model.named_parameters()},
@@ -189,7 +187,11 @@ def prepared(answer, seed, dtype, layers, key_value_heads, start_trainable, main
     else:
         model.requires_grad_(False).get_input_embeddings().weight.requires_grad = True
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    return describe(answer(model), before)
+    returned = answer(model)
+    if returned is None:
+        raise TypeError("prepare_for_kbit returned None; return the model")
+    # The model that was given is looked at: what was returned may be anything that says of itself what we ask.
+    return {"returned_the_model_it_got": returned is model, **describe(model, before)}
 
 
 @exercise.probe

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from gc import get_referents
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -154,6 +156,33 @@ class DecodedOnce(Skeleton):
 
 
 @exercise.misconception(
+    hint="The decoded weight stays in a list of your layer's. PyTorch does not see it there, neither saves nor counts "
+    "it, and it takes its memory all the same. Keep the bytes only, and decode again at each call."
+)
+class DecodedIntoAList(Skeleton):
+    def __init__(self, in_features, out_features, packed, dequantise, rank, alpha):
+        super().__init__(in_features, out_features, packed, dequantise, rank, alpha)
+        self.dense = [dequantise(packed)]
+
+    def frozen_weight(self):
+        return self.dense[0]
+
+
+@exercise.misconception(
+    hint="You decode at each call, as you should, and keep what you decoded: a full-size W stays in the layer once "
+    "`forward` has returned. Let it be a local variable."
+)
+class EachDecodedWeightKept(Skeleton):
+    def __init__(self, in_features, out_features, packed, dequantise, rank, alpha):
+        super().__init__(in_features, out_features, packed, dequantise, rank, alpha)
+        self.seen = {}
+
+    def frozen_weight(self):
+        self.seen["weight"] = self.dequantise(self.packed)
+        return self.seen["weight"]
+
+
+@exercise.misconception(
     hint="Your W is a trained parameter: the optimizer would hold state for it and the 4-bit base would no longer be "
     "frozen. Only A and B are trained."
 )
@@ -272,8 +301,32 @@ def quantise(weight: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
 
 
 def tensors_held(layer: nn.Module) -> list[Tensor]:
-    """Every tensor that the layer keeps: parameters, buffers, plain attributes."""
-    return [*layer.state_dict().values(), *(value for value in vars(layer).values() if isinstance(value, Tensor))]
+    """The tensors that the layer keeps in plain sight: parameters, buffers, plain attributes."""
+    attributes = (value for value in vars(layer).values() if isinstance(value, Tensor))
+    return [*layer.parameters(), *layer.buffers(), *attributes]
+
+
+def tensors_within(layer: nn.Module) -> list[Tensor]:
+    """Every tensor that the layer leads to: also through lists, dicts, other objects, closures, default arguments.
+
+    Classes, modules and the global names of functions belong to no single layer and are not entered.
+    """
+    found: list[Tensor] = []
+    seen: set[int] = set()
+    waiting: list[Any] = [layer]
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen or isinstance(each, type | ModuleType):
+            continue
+        seen.add(id(each))
+        if isinstance(each, Tensor):
+            found.append(each)
+            waiting.append(vars(each))
+        elif isinstance(each, FunctionType):
+            waiting += (held for held in get_referents(each) if held is not each.__globals__)
+        else:
+            waiting += get_referents(each)
+    return found
 
 
 def start_of(lora_a: Tensor) -> str:
@@ -294,9 +347,17 @@ def require_parameters(layer: nn.Module, rank: int, columns: int, rows: int) -> 
 
 
 @exercise.probe
-def probe(answer, weight, x, lora_a, lora_b, alpha, dtype):
-    """Build the layer, look at it, load A and B, run forward and backward."""
-    packed, dequantise = quantise(weight)
+def probe(answer, weight, x, lora_a, lora_b, alpha, dtype, times_later):
+    """Build the layer, look at it, load A and B, run forward and backward; at last let the bytes decode to another W.
+
+    A layer that keeps W anywhere computes with the old one then.
+    """
+    packed, decode = quantise(weight)
+    times = 1.0
+
+    def dequantise(stored: Tensor) -> Tensor:
+        return decode(stored) * times
+
     rows, columns = weight.shape
     layer = answer(columns, rows, packed, dequantise, len(lora_a), alpha)
     x = x.to(getattr(torch, dtype)).requires_grad_(True)
@@ -311,9 +372,15 @@ def probe(answer, weight, x, lora_a, lora_b, alpha, dtype):
         layer.lora_b.copy_(lora_b)
     y = layer(x)
     y.float().square().mean().backward()
+    in_sight = {id(held): held.numel() >= rows * columns for held in tensors_held(layer)}
+    within = {id(held): held.numel() >= rows * columns for held in tensors_within(layer)}
+    times = times_later
+    with torch.no_grad():
+        later = layer(x)
     seen = {
         "trained_parameters": dict(sorted(trained.items())),
-        "full_size_weights_held": sum(held.numel() >= rows * columns for held in tensors_held(layer)),
+        "full_size_weights_held": sum(in_sight.values()),
+        "full_size_weights_in_lists_or_closures": sum(full for key, full in within.items() if key not in in_sight),
         "bytes_saved_with_layer": any(
             held.dtype == packed.dtype and torch.equal(held, packed) for held in layer.state_dict().values()
         ),
@@ -325,6 +392,7 @@ def probe(answer, weight, x, lora_a, lora_b, alpha, dtype):
         seen |= {
             "output_at_start": start,
             "output": y.detach(),
+            "output_once_bytes_decode_to_another_w": later,
             "x_gradient": x.grad,
             "lora_a_gradient": layer.lora_a.grad,
             "lora_b_gradient": layer.lora_b.grad,
@@ -335,7 +403,10 @@ def probe(answer, weight, x, lora_a, lora_b, alpha, dtype):
 def inputs(
     seed: int, rows: int, columns: int, rank: int, alpha: float, lead: tuple[int, ...], dtype: str, stretch: float = 1.0
 ) -> dict:
-    """stretch: A is this much larger and B as much smaller, so that only x A^T grows."""
+    """stretch: A is this much larger and B as much smaller, so that only x A^T grows.
+
+    times_later: in the last call the bytes decode to so many times W.
+    """
     random = torch.Generator().manual_seed(seed)
     return {
         "weight": torch.randn(rows, columns, generator=random) * columns**-0.5,
@@ -344,6 +415,7 @@ def inputs(
         "lora_b": torch.randn(rows, rank, generator=random) * 0.3 / stretch,
         "alpha": alpha,
         "dtype": dtype,
+        "times_later": 1.5 + torch.rand((), generator=random).item(),
     }
 
 
@@ -365,7 +437,7 @@ def cases(seed: int) -> Iterator[Case]:
 
 
 @exercise.oracle
-def oracle(weight, x, lora_a, lora_b, alpha, dtype):
+def oracle(weight, x, lora_a, lora_b, alpha, dtype, times_later):
     """bitsandbytes decodes, peft corrects."""
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -384,9 +456,13 @@ def oracle(weight, x, lora_a, lora_b, alpha, dtype):
         b.copy_(lora_b)
     y = layer(x)
     y.float().square().mean().backward()
+    with torch.no_grad():
+        base.weight.mul_(times_later)
+        later = layer(x)
     seen = {
         "trained_parameters": {"lora_a": str(a.dtype), "lora_b": str(b.dtype)},
         "full_size_weights_held": 0,
+        "full_size_weights_in_lists_or_closures": 0,
         "bytes_saved_with_layer": True,
         "lora_a_start_against_1_over_sqrt_in": start_of_a,
         "output_dtype": str(y.dtype),
@@ -396,6 +472,7 @@ def oracle(weight, x, lora_a, lora_b, alpha, dtype):
         seen |= {
             "output_at_start": start,
             "output": y.detach(),
+            "output_once_bytes_decode_to_another_w": later,
             "x_gradient": x.grad,
             "lora_a_gradient": a.grad,
             "lora_b_gradient": b.grad,

@@ -84,6 +84,14 @@ def plain_product(x, packed, dequantise):
 
 
 @exercise.misconception(
+    hint="W itself is gone, and a copy of it waits for the backward pass (`.clone()`, a transpose made contiguous): it "
+    "takes the same memory. Save the bytes, and decode them again in backward."
+)
+def copy_kept(x, packed, dequantise):
+    return F.linear(x, dequantise(packed).to(x.dtype).clone())
+
+
+@exercise.misconception(
     hint="No W is kept, but x gets no gradient from this layer either: the layers below would never learn. "
     "The gradient must pass through; only W's storage must go."
 )
@@ -137,32 +145,46 @@ def result_in_dtype_of_w(x, packed, dequantise):
 
 
 @exercise.probe
-def probe(answer, weight, x, gradient, dtype, decoded_dtype):
-    """Count the decoded weights whose storage is alive between forward and backward."""
+def probe(answer, weight, x, gradient, dtype, decoded_dtype, times_in_backward):
+    """Run it once as training does, and once with bytes that decode to another W in backward.
+
+    The second run tells which W gave the gradient: one decoded in backward, or one that was kept, copies included.
+    """
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
     from torch.multiprocessing.reductions import StorageWeakRef
 
     compute_dtype = getattr(torch, dtype)
     packed, state = quantize_4bit(weight.to(getattr(torch, decoded_dtype)), quant_type="nf4", compress_statistics=True)
-    decoded = []
+    times, decoded = 1.0, []
 
     def dequantise(stored: Tensor) -> Tensor:
-        made = dequantize_4bit(stored, state)
+        made = dequantize_4bit(stored, state) * times
         decoded.append(StorageWeakRef(made.untyped_storage()))
         return made
 
-    x = x.to(compute_dtype).requires_grad_(True)
-    doubled = x * 2  # a layer below: gradients must reach it
-    y = answer(doubled, packed, dequantise)
-    if y is None:
-        raise TypeError("recomputed_linear returned None; return the product")
+    def forward() -> tuple[Tensor, Tensor]:
+        below = x.to(compute_dtype, copy=True).requires_grad_(True)
+        y = answer(below * 2, packed, dequantise)  # times 2: a layer below, which gradients must reach
+        if y is None:
+            raise TypeError("recomputed_linear returned None; return the product")
+        return below, y
+
+    def backward(below: Tensor, y: Tensor) -> Tensor:
+        if y.requires_grad:
+            (y * gradient.to(compute_dtype)).sum().backward()
+        return torch.zeros_like(below) if below.grad is None else below.grad
+
+    below, y = forward()
     gc.collect()
     alive = sum(not storage.expired() for storage in decoded)
-    if y.requires_grad:
-        (y * gradient.to(compute_dtype)).sum().backward()
-    x_gradient = torch.zeros_like(x) if x.grad is None else x.grad
     seen = {"decoded_weights_alive_before_backward": alive, "output_dtype": str(y.dtype)}
-    return seen | ({"output": y.detach(), "x_gradient": x_gradient} if dtype == "float32" else {})
+    x_gradient = backward(below, y)
+    if dtype == "float32":
+        again = forward()
+        times = times_in_backward
+        anew = backward(*again)
+        seen |= {"output": y.detach(), "x_gradient": x_gradient, "x_gradient_once_bytes_decode_to_another_w": anew}
+    return seen
 
 
 def inputs(
@@ -175,6 +197,7 @@ def inputs(
         "gradient": torch.randn(*lead, rows, generator=random),
         "dtype": dtype,
         "decoded_dtype": decoded_dtype or dtype,
+        "times_in_backward": 1.5 + torch.rand((), generator=random).item(),
     }
 
 
@@ -193,7 +216,7 @@ def cases(seed: int) -> Iterator[Case]:
 
 
 @exercise.oracle
-def oracle(weight, x, gradient, dtype, decoded_dtype):
+def oracle(weight, x, gradient, dtype, decoded_dtype, times_in_backward):
     """The plain product of bitsandbytes' decoded weight, and torch's gradient of it."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
@@ -201,7 +224,9 @@ def oracle(weight, x, gradient, dtype, decoded_dtype):
     weight = weight.to(getattr(torch, decoded_dtype))
     decoded = dequantize_4bit(*quantize_4bit(weight, quant_type="nf4", compress_statistics=True)).to(compute_dtype)
     x = x.to(compute_dtype).requires_grad_(True)
-    y = nn.functional.linear(x * 2, decoded)
-    (y * gradient.to(compute_dtype)).sum().backward()
+    y, later = (nn.functional.linear(x * 2, times * decoded) for times in (1.0, times_in_backward))
+    (x_gradient,), (anew,) = (torch.autograd.grad(each, x, gradient.to(compute_dtype)) for each in (y, later))
     seen = {"decoded_weights_alive_before_backward": 0, "output_dtype": str(y.dtype)}
-    return seen | ({"output": y.detach(), "x_gradient": x.grad} if dtype == "float32" else {})
+    if dtype == "float32":
+        seen |= {"output": y.detach(), "x_gradient": x_gradient, "x_gradient_once_bytes_decode_to_another_w": anew}
+    return seen
