@@ -13,6 +13,8 @@ import numpy as np
 
 from grader.wire import Array
 
+SHOWN_CHARACTERS = 120  # Of one value or key.
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -153,7 +155,8 @@ def _number(value: Any) -> str:
 
 
 def _names(keys: list) -> str:
-    return ", ".join(f"`{key}`" for key in keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+    names = [_cut(key) if isinstance(key, str) else _shorten(key) for key in keys[:4]]
+    return ", ".join(f"`{name}`" for name in names) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
 def _float(value: float) -> float:
@@ -163,8 +166,11 @@ def _float(value: float) -> float:
         return np.inf if value > 0 else -np.inf
 
 
-def _shorten(value: Any, most: int = 120) -> str:
-    if isinstance(value, int) and value.bit_length() > 4 * most:
+def _shorten(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 4 * SHOWN_CHARACTERS:
         return f"a whole number of {value.bit_length():,} bits"  # Python refuses to print very long ones.
-    text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}... ({len(text):,} characters)"

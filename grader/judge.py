@@ -18,14 +18,15 @@ from grader.call import CallError, Outcome, call
 from grader.compare import Difference, compare
 from grader.exercise import Case, Exercise
 from grader.outcome_digest import outcome_digest
-from grader.result import CaseResult, Result
+from grader.result import LONGEST_SENTENCE_CHARACTERS, CaseResult, Result, message_text
 
 # Errors that no Python code raises: what a sandbox reports when the process that ran the answer is gone.
 ENDED_THE_RUN = ("Died", "OutOfMemory", "NotTried", "BadReply", "TooLarge")
 
 SMALLEST_REPLY_CAP_BYTES = 256 * 1024
 REPLY_CAP_FACTOR = 16
-LARGEST_UNKNOWN_REPLY_BYTES = 16 * 2**20
+# Where `accept` judges, no right result is made beforehand: `grader verify` holds right answers to a sixteenth of this.
+ACCEPTED_REPLY_CAP_BYTES = 128 * 1024
 
 
 class BrokenExerciseError(RuntimeError):
@@ -43,7 +44,7 @@ class Question:
     case: Case
     inputs: bytes
     want: Any = None
-    largest_reply_bytes: int = LARGEST_UNKNOWN_REPLY_BYTES
+    largest_reply_bytes: int = ACCEPTED_REPLY_CAP_BYTES
 
 
 def prepare(exercise: Exercise, seed: int, hidden_seed: int | None = None) -> list[Question]:
@@ -258,7 +259,7 @@ def _failure_message(exercise: Exercise, question: Question, difference: Differe
     count = f"{failed} of {asked} cases fail"
     about = f" ({case.about})" if case.about else ""
     if case.visible:
-        sentence = _stopped(difference.sentence)
+        sentence = _stopped(message_text(difference.sentence, LONGEST_SENTENCE_CHARACTERS))
         return f"`{describe_call(exercise, question)}`\n{sentence}\n{count}; this is {case.name!r}{about}."
     fails = case.about or "on an input you have not seen"
     return f"{exercise.answer_name} fails {fails}: {hidden_sentence(difference)}.\n{count}; this one is hidden."

@@ -68,7 +68,7 @@ def grade_nbgrader(
         WeakIsolationError,
     ) as error:
         fail(str(error))
-    for note in grades.notes:
+    for note in [*grades.notes, *grades.unwritten]:
         out.print(note, markup=False, soft_wrap=True)
     if grades.changes or grades.proposed:
         show_changes(grades.changes, out)
@@ -80,7 +80,10 @@ def grade_nbgrader(
         )
         return
     results = grades.results
-    mean = sum(each.points for each in results) / len(results)
-    out.print(f"{len(results)} submissions in the gradebook, {mean:.2f} of {results[0].max_points:g} points on average")
+    mean, written = sum(each.points for each in results) / len(results), len(results) - len(grades.unwritten)
+    out.print(f"{written} submissions in the gradebook, {mean:.2f} of {results[0].max_points:g} points on average")
+    wrong = [f"{len(grades.unwritten)} submissions are NOT in the gradebook."] * bool(grades.unwritten)
     if any(result.status == "broken" for each in results for result in each.results):
-        fail("broken on our side: formgrader asks for those scores by hand. See the lines above, and `grader verify`.")
+        wrong.append("broken on our side: formgrader asks for those scores by hand; see also `grader verify`.")
+    if wrong:
+        fail(f"{' '.join(wrong)} See the lines above.")

@@ -2,7 +2,8 @@
 
 The learner's cells in their order, each answer cell under its nbgrader name, and each check cell as released, exactly
 once, with the result card as its output. Outputs that were handed in are left out: whatever stands below a cell comes
-from the official run.
+from the official run. Prose that is not the lesson's is shown as it was typed: formgrader and feedback would run its
+HTML in the browser of whoever reads it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output, new_raw_cell
 
-from grader.cohort.manifest import Manifest, same_text
+from grader.cohort.manifest import Manifest, same_text, squeeze
 from grader.cohort.result import SubmissionResult
 from grader.cohort.submission import (
     LARGEST_CELL_CHARACTERS,
@@ -62,12 +63,19 @@ def executed_copy(data: bytes, released: str, manifest: Manifest, result: Submis
     return nbformat.writes(notebook, sort_keys=True) + "\n"
 
 
+def verbatim(text: str) -> str:
+    """Markdown that shows a text as it is: a block of code, fenced by more backticks than the text has in a row."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
+
+
 class _Copy:
     """One copy being put together."""
 
     def __init__(self, released: list[NotebookNode], manifest: Manifest, submission: Submission) -> None:
         self.released, self.manifest, self.submission = released, manifest, submission
         self.ours = {cell.id: cell for cell in released if "nbgrader" in cell.metadata}
+        self.prose = {squeeze(cell.source): cell.source for cell in released if cell.cell_type == "markdown"}
         self.cells: list[NotebookNode] = []
         self.used: set[str] = set()
 
@@ -113,8 +121,10 @@ class _Copy:
     def _own(self, cell: _Cell, position: int) -> NotebookNode:
         taken = self.used | set(self.ours)
         free = _SAFE_ID.fullmatch(cell.identity) and cell.identity not in taken and not cell.identity.startswith("own-")
-        make = _MAKE.get(cell.kind, new_code_cell)
-        return make(cell.source, id=cell.identity if free else f"own-{position + 1}")
+        make, source = _MAKE.get(cell.kind, new_code_cell), cell.source
+        if make is new_markdown_cell:
+            source = self.prose.get(squeeze(source)) or verbatim(source)
+        return make(source, id=cell.identity if free else f"own-{position + 1}")
 
     def _place_of(self, name: str) -> int:
         """Behind the nearest cell that comes before it in the released notebook."""
@@ -160,5 +170,4 @@ def _pieced_together(submission: Submission, released: NotebookNode) -> list[_Ce
 
 def _card(result: Result, exercise: Exercise) -> NotebookNode:
     card = result_card(result, library_note=exercise.library_note, interview=exercise.interview)
-    data = {"text/html": plain_text(card.html()), "text/plain": plain_text(card.text())}
-    return new_output("display_data", data)
+    return new_output("display_data", {"text/html": card.html(), "text/plain": card.text()})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from nbgrader.utils import parse_utc
 
 from grader.build import build_lesson, write_atomically
 from grader.catalogue import Catalogue
-from grader.cohort.collect import Handed
+from grader.cohort.collect import Handed, read_plain_file
 from grader.cohort.grading import Grader
 from grader.cohort.manifest import Manifest, read_manifest
 from grader.cohort.receipt import write_receipts
@@ -25,8 +25,7 @@ from grader.cohort.regrade import Change, Regrading
 from grader.cohort.result import SubmissionResult
 from grader.cohort.run import Graded, grade_all, processors
 from grader.cohort.store import ResultStore
-from grader.cohort.submission import plain_text
-from grader.nbgrader_copy import executed_copy
+from grader.nbgrader_copy import executed_copy, verbatim
 from grader.nbgrader_course import assignment_name, differences, open_course
 from grader.nbgrader_gradebook import (
     PATIENCE_SECONDS,
@@ -42,21 +41,25 @@ from grader.syllabus import Lesson
 
 RESULTS_FOLDER = "grader_results"
 TIMESTAMP_FILE = "timestamp.txt"
+TIMESTAMP_BYTES = 100
 # The exchange names a learner's feedback after it. nbgrader takes it from beside the executed copy.
 SECRET_FILE = "submission_secret.txt"
+SECRET_BYTES = 1_000
 
 
 @dataclass(frozen=True)
 class CourseGrades:
     """What came of grading an assignment. notes: what an instructor should know of single submissions.
 
-    changes: whose score differs because the checks changed. proposed: that they are not written, in no place.
+    unwritten: learners whose scores could not be written, and why. changes: whose score differs because the checks
+    changed. proposed: that they are not written, in no place.
     """
 
     results: list[SubmissionResult]
     notes: list[str]
     changes: list[Change]
     proposed: bool
+    unwritten: list[str] = field(default_factory=list)
 
 
 def grade_course(
@@ -99,7 +102,8 @@ def grade_course(
     write_receipts(store.root, store.folder, results)
     on_progress("writing the gradebook")
     writer = _Writer(course, manifest, build_lesson(catalogue, lesson), patience_seconds)
-    return CourseGrades(results, writer.write(handed, results), changes, proposed=False)
+    notes, unwritten = writer.write(handed, results)
+    return CourseGrades(results, notes, changes, proposed=False, unwritten=unwritten)
 
 
 def find_submitted(course: NbGraderAPI, lesson: Lesson) -> list[Handed]:
@@ -127,14 +131,20 @@ class _Writer:
         self.patience_seconds = patience_seconds
         self.assignment = assignment_name(manifest.lesson)
 
-    def write(self, handed: list[Handed], results: list[SubmissionResult]) -> list[str]:
-        """Everything; returns notes."""
+    def write(self, handed: list[Handed], results: list[SubmissionResult]) -> tuple[list[str], list[str]]:
+        """Everything; returns (notes, who could not be written and why)."""
         notes: list[str] = []
+        unwritten: list[str] = []
         gradebook = patiently(lambda: open_gradebook(self.course), self.patience_seconds)
         with gradebook:
             for file, result in zip(handed, results, strict=True):
-                notes += [f"{file.learner}: {note}" for note in self._write_one(gradebook, file, result)]
-        return notes
+                try:
+                    notes += [f"{file.learner}: {note}" for note in self._write_one(gradebook, file, result)]
+                except CourseFolderError:
+                    raise  # A full disk or a locked gradebook: it would be the same for the others.
+                except Exception as error:  # What one learner handed in must not cost the others their scores.
+                    unwritten.append(f"{file.learner}: not in the gradebook: {type(error).__name__}: {error}")
+        return notes, unwritten
 
     def _write_one(self, gradebook: Gradebook, file: Handed, result: SubmissionResult) -> list[str]:
         try:
@@ -201,36 +211,41 @@ def _folder(course: NbGraderAPI, step: str, student: str, assignment: str) -> Pa
 
 def _timestamp(path: Path) -> tuple[str | None, datetime | None, list[str]]:
     """(the file's text, the time, what is wrong with it): nbgrader's own mark of when it was handed in."""
+    advice = "Remove it, or formgrader stumbles over it."
     try:
-        text = Handed("", path).read().decode("utf-8")
+        text = _small_text(path, TIMESTAMP_BYTES)
     except FileNotFoundError:
         return None, None, []
     except (OSError, ValueError) as error:
-        return None, None, [f"{TIMESTAMP_FILE} cannot be read: {error}. Remove it, or formgrader stumbles over it."]
+        return None, None, [f"{TIMESTAMP_FILE} cannot be read: {error}. {advice}"]
     try:
         return text, parse_utc(text.strip()), []
-    except (ValueError, OverflowError):
-        return (
-            None,
-            None,
-            [f"{TIMESTAMP_FILE} holds no time: {text[:40]!r}. Remove it, or formgrader stumbles over it."],
-        )
+    except Exception:  # dateutil lets through whatever its arithmetic raises.
+        return None, None, [f"{TIMESTAMP_FILE} holds no time: {text[:40]!r}. {advice}"]
 
 
 def _secret(path: Path) -> tuple[str | None, list[str]]:
     """(the file's text, what is wrong with it); None for a notebook that did not come through the exchange."""
     try:
-        return Handed("", path).read().decode("ascii"), []
+        return _small_text(path, SECRET_BYTES), []
     except FileNotFoundError:
         return None, []
     except (OSError, ValueError) as error:
         return None, [f"{SECRET_FILE} cannot be read: {error}. Feedback cannot be released to this learner."]
 
 
+def _small_text(path: Path, most_bytes: int) -> str:
+    """Raises OSError, or ValueError for a file that is larger or holds no text."""
+    data = read_plain_file(path, most_bytes)
+    if len(data) > most_bytes:
+        raise ValueError(f"it has over {most_bytes} bytes")
+    return data.decode("utf-8")
+
+
 def _comment(result: Result, problem: str, repairs: tuple[str, ...]) -> str:
-    """Markdown, as nbgrader shows comments; a learner's words in it stay words."""
+    """nbgrader shows comments as Markdown; a learner's words in it stay words."""
     parts = [problem or result.message, *([f"Hint: {result.hint}"] if result.hint else []), *repairs]
-    return plain_text("\n\n".join(parts)).replace("<", "&lt;")
+    return verbatim("\n\n".join(parts))
 
 
 def _write_if_changed(path: Path, text: str) -> None:

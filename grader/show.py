@@ -58,7 +58,9 @@ class Card:
 
     def html(self) -> str:
         """For notebooks."""
-        parts = [f'<div class="grader-card grader-{self.status}" style="{BOX.format(colour=COLOURS[self.status])}">']
+        # The last class keeps MathJax away, which would make links of what a learner's words hold.
+        named, style = f"grader-card grader-{self.status} tex2jax_ignore", BOX.format(colour=COLOURS[self.status])
+        parts = [f'<div class="{named}" style="{style}">']
         parts.append(f"<strong>{MARKS[self.status]} {_escape(self.title)}</strong>")
         if self.body:
             parts.append("".join(f"<div>{_escape_with_code(line)}</div>" for line in self.body.splitlines()))

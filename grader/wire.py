@@ -20,6 +20,7 @@ import numpy as np
 MAX_BYTES = 256 * 1024 * 1024
 MAX_ITEMS = 1_000_000
 MAX_DEPTH = 40
+MAX_DIMENSIONS = 64  # Of an array, as in numpy; torch allows more.
 MAX_EMPTY_EXTENT = 2**16  # An empty array costs no bytes, and yet whoever walks along it takes a step for each row.
 
 # Bytes per item of every array dtype that may cross, by the name torch and numpy share.
@@ -181,6 +182,8 @@ def _array(
     if dtype not in ITEM_BYTES:
         raise WireError(f"{where} has dtype {dtype}; supported are {', '.join(ITEM_BYTES)}")
     budget.spend(size_bytes, where)
+    if len(shape) > MAX_DIMENSIONS:
+        raise WireError(f"{where} has {len(shape):,} dimensions; {MAX_DIMENSIONS} can be compared")
     if _is_absurd(shape):
         raise WireError(f"{where} is empty and yet has the shape {tuple(shape)}")
     return Array(kind, dtype, tuple(int(size) for size in shape), read())
@@ -286,6 +289,8 @@ def _from_json(tree: Any, arrays: dict[str, Any], depth: int, budget: _Budget) -
 
 def _array_from_json(tree: dict[str, Any], data: bytes) -> Array:
     shape = tuple(int(size) for size in tree["shape"])
+    if len(shape) > MAX_DIMENSIONS:
+        raise WireError(f"an array of {len(shape):,} dimensions")
     if tree["kind"] not in ("torch", "numpy") or tree["dtype"] not in ITEM_BYTES or min(shape, default=0) < 0:
         raise WireError(f"an array of kind {tree['kind']!r}, dtype {tree['dtype']!r}, shape {shape}")
     if math.prod(shape) * ITEM_BYTES[tree["dtype"]] != len(data):

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from attacks import RIGHT, RIGHT_MEAN, WRONG
+from rich.console import Console
 from submissions import cell_of, code_cell, hand_in, released
 from tiny_courses import load_course
 
 from grader import wire
 from grader.catalogue import Catalogue, find_course
+from grader.cohort.command import show_changes
 from grader.cohort.grading import Grader
+from grader.cohort.regrade import changes
 from grader.cohort.result import SubmissionResult
+from grader.cohort.session import _error
 from grader.cohort.store import ResultStore
 from grader.forbidden import violations_in_source
 from grader.live import check_answer
+from grader.report.command import write_reports
 from grader.sandbox.isolation import Limits
 from grader.sandbox.zygote import functions_apart
 from grader.wire import Array, WireError
@@ -164,6 +172,14 @@ def test_an_empty_array_of_absurd_shape_is_refused():
     assert wire.loads(wire.dumps(Array("torch", "float32", (0, 3), b""))).shape == (0, 3)
 
 
+def test_an_array_of_more_dimensions_than_numpy_takes_is_refused():
+    forged = wire.dumps(Array("torch", "float32", (1,) * 65, b"0000"))
+    with pytest.raises(WireError, match="65 dimensions"):
+        wire.loads(forged)
+    with pytest.raises(WireError, match="65 dimensions"):
+        wire.encode(torch.zeros((1,) * 65))
+
+
 def test_a_result_far_larger_than_a_right_one_is_not_looked_into(grader: Grader, catalogue: Catalogue):
     found = first(
         grader, catalogue, "import numpy as np\n\n\ndef scaled_sum(base, update, scale):\n    return np.zeros(2**20)\n"
@@ -200,6 +216,58 @@ def test_names_in_a_notebook_cannot_steer_a_terminal_or_stop_the_table(grader: G
     assert store.write_table(both).read_text()
     told = " ".join([other.problem, *found.repairs])
     assert "\x1b" not in told and len(told) < 1_000
+
+
+NOT_LINES = ("float('inf')", "float('nan')", "-1", "10**4290", "True", "'3'", "[]")
+
+
+@pytest.mark.parametrize("line", NOT_LINES)
+def test_a_reply_with_a_line_that_is_none_is_refused(line: str):
+    error = {"type": "E", "message": "m", "line": eval(line), "code": "", "function": "", "own": False}
+    with pytest.raises(TypeError, match="a line number was expected"):
+        _error(error)
+
+
+@pytest.mark.parametrize("line", NOT_LINES[::3])
+def test_a_forged_error_costs_its_own_exercise_alone(grader: Grader, catalogue: Catalogue, line: str):
+    top = f"import grader.call as ours\n\nours.describe_error = lambda *_: ours.CallError('X', 'm', {line})\n"
+    found = first(grader, catalogue, answer("raise ValueError('x')"), top=top)
+    assert (found.status, found.points) == ("crashed", 0) and "did not come back" in found.message, found
+
+
+UNWRITABLE = "\\ud800\\x1b[2J\\x1b]0;owned\\x07"
+SAYS_IT = {
+    "ada": answer(f"raise ValueError('{UNWRITABLE}')"),
+    "bob": answer(f"return {{'{UNWRITABLE}': 1}}"),
+    "cem": answer(f"print('{UNWRITABLE}')", "return base") + "# \x1b[2J\n",
+    "dan": f"class E(Exception):\n    pass\n\n\nE.__name__ = '{UNWRITABLE}'\n{answer('raise E()')}",
+}
+
+
+def test_what_learner_code_says_stops_no_report_and_steers_no_terminal(grader: Grader, catalogue: Catalogue, tmp_path):
+    (tmp_path / "in").mkdir()
+    store, results = ResultStore(tmp_path / "out", LESSON), []
+    for learner, source in SAYS_IT.items():
+        handed = hand_in(catalogue, LESSON, {SUM: source})
+        (tmp_path / "in" / f"{learner}.ipynb").write_bytes(handed)
+        results.append(grader.grade(handed, learner))
+        store.save(results[-1])
+    old = json.loads(store.path("ada").read_text())  # As results were stored before their texts were cleaned.
+    old["results"][0]["message"] = old["results"][0]["cases"][0]["printed"] = "\ud800\x1b[2J" + "x" * 10**6
+    store.path("ada").write_text(json.dumps(old))
+    told = io.StringIO()
+    out = Console(file=told, width=400)
+    write_reports(catalogue, tmp_path / "out", None, tmp_path / "in", tmp_path / "report", out=out, fail=pytest.fail)
+    said = [replace(one, message="\ud800\x1b[2J") for one in results[0].results]
+    was, now = (
+        replace(results[0], results=[replace(one, status=status) for one in said]) for status in ("passed", "failed")
+    )
+    show_changes(changes(was, now), out)
+    assert "\\x1b[2J" in told.getvalue() and "\x1b" not in told.getvalue()
+    for path in (tmp_path / "report" / LESSON).iterdir():
+        assert path.suffix == ".parquet" or b"\x1b" not in path.read_bytes(), path
+        assert path.stat().st_size < 10**6, path
+    assert "\\x1b[2J" in (tmp_path / "report" / LESSON / "clusters.csv").read_text()
 
 
 def test_half_a_character_in_an_answer_costs_nothing(grader: Grader, catalogue: Catalogue):

@@ -42,6 +42,8 @@ def tensor(*values, dtype=torch.float32):
         ({"a": 1, "c": 2}, {"a": 9, "b": 2}, "keys", "the result lacks `b` and has `c` too many"),
         ({}, {str(i): 1 for i in range(6)}, "keys", "the result lacks `0`, `1`, `2`, `3` and 2 more"),
         ({"1": 1}, {1: 1}, "keys", "the result lacks `1` and has `1` too many"),
+        ({"k" * 240_000: 1}, {}, "keys", f"the result has `{'k' * 120}... (240,000 characters)` too many"),
+        ({10**5000: 1}, {}, "keys", "the result has `a whole number of 16,610 bits` too many"),
         ([9, 2], [1, 2, 3], "length", "the result has 2 items, 3 were expected"),
         (tensor(1, 2), tensor(1.0), "shape", "the result has shape (2,), (1,) was expected"),
         (torch.ones(2, 3), torch.ones(3, 2), "shape", "the result has shape (2, 3), (3, 2) was expected"),

@@ -9,8 +9,8 @@ import pytest
 from tiny_courses import tiny_exercise
 
 from grader.exercise import Case, Exercise
-from grader.judge import BrokenExerciseError, broken, call_all, describe_call, judge, prepare
-from grader.result import Result
+from grader.judge import ACCEPTED_REPLY_CAP_BYTES, BrokenExerciseError, broken, call_all, describe_call, judge, prepare
+from grader.result import LONGEST_MESSAGE_CHARACTERS, Result, message_text, printable
 from grader.show import result_card
 
 SUM = "l01_plain/scaled_sum.py"
@@ -350,6 +350,39 @@ def test_the_call_is_described_shortly_and_without_raw_bytes():
         + ", rows: [1, 2]})"
     )
     assert len(described) < 400
+
+
+def test_a_huge_result_that_accept_speaks_of_makes_no_huge_message():
+    exercise = accepting_exercise()
+    (question,) = prepare(exercise, 0)
+    assert question.largest_reply_bytes == ACCEPTED_REPLY_CAP_BYTES
+    exercise.accept_function = lambda output, x: f"the name {output} is unknown"
+    found = judged(exercise, lambda x: "k" * 10**6)
+    assert "the name kkk" in found.message and "1,000,029 characters" not in found.message
+    assert "(1,000,020 characters)" in found.message and found.message.endswith("1 of 1 cases fail; this is 'only'.")
+    assert len(found.message) <= LONGEST_MESSAGE_CHARACTERS
+    assert len(found.cases[0].sentence) <= LONGEST_MESSAGE_CHARACTERS
+
+
+@pytest.mark.parametrize("raised", ["half \ud800", "\x1b[2J\x1b]0;title\x07", "\x00\x7f\x9b\r\u202e", "\x1b" * 10_000])
+def test_what_learner_code_says_can_be_written_and_shown_anywhere(scaled_sum, raised):
+    def answer(base, update, scale):
+        print(raised)
+        raise ValueError(raised)
+
+    result = judged(scaled_sum, answer)
+    texts = [result.message, *(case.sentence for case in result.cases), *(case.printed for case in result.cases)]
+    for text in texts:
+        assert text.replace("\n", "").isprintable() and text.encode() and len(text) <= LONGEST_MESSAGE_CHARACTERS
+    assert repr(raised)[1:-1][:40] in result.message and repr(raised)[1:-1][:40] in result.cases[0].printed
+    stored = result.to_dict() | {"message": raised}
+    assert Result.from_dict(stored).message == message_text(raised)
+    assert Result.from_dict(result.to_dict()) == result
+
+
+def test_honest_text_stays_as_it_is():
+    for text in ("", "two\n\tlines", "d\u00e9j\u00e0 vu \u2013 \u4f60\u597d \U0001f600 \\x1b"):
+        assert printable(text) == message_text(text) == text
 
 
 def test_a_result_survives_json(scaled_sum):

@@ -131,7 +131,7 @@ def test_the_way_from_stub_to_passed(kernel, tmp_path):
     assert "✗ Add a scaled update: not yet (0 of 3 points)" in wrong.text
     assert f"Hint: {FORGOTTEN_HINT}" in wrong.text
     assert FORGOTTEN_HINT in wrong.html
-    assert 'class="grader-card grader-failed"' in wrong.html
+    assert 'class="grader-card grader-failed' in wrong.html
     assert (wrong.stdout, wrong.stderr, wrong.error, wrong.result) == ("", "", "", "")
 
     crashed = kernel.run(

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny_courses import TINY, copy_course, load_course
+from tiny_courses import TINY, copy_course, load_course, tiny_exercise
 from typer.testing import CliRunner
 
 from grader.build import build_all
 from grader.catalogue import find_course
 from grader.cli import app
 from grader.verify import verify
+from grader.verify.evidence import Evidence
+from grader.verify.exercise_rules import accepted_results_are_small
 from grader.verify.parallel import verify_in_processes
 
 SUM = "l01_plain/scaled_sum.py"
@@ -529,3 +531,14 @@ def test_the_command_names_what_it_cannot_read(tmp_path, monkeypatch):
     absent = CliRunner().invoke(app, [*VERIFY, "no_such_course:COURSE"])
     assert absent.exit_code == 1
     assert "no course at 'no_such_course:COURSE'" in absent.stderr
+
+
+def test_results_that_accept_judges_must_stay_small(tmp_path: Path):
+    catalogue = load_course(tmp_path / "course")
+    exercise = tiny_exercise(tmp_path, "scaled_sum")
+    exercise.accept_function = lambda output, **given: None
+    lesson = catalogue.lesson("01_plain")
+    assert list(accepted_results_are_small(Evidence(exercise, lesson))) == []
+    exercise.answer = lambda base, update, scale: "x" * 10_000
+    (refusal,) = accepted_results_are_small(Evidence(exercise, lesson))
+    assert "accept() judges results of 10,0" in str(refusal)

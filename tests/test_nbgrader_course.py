@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -26,6 +27,7 @@ from grader.cohort.regrade import Change
 from grader.cohort.result import SubmissionResult
 from grader.cohort.run import Graded
 from grader.nbgrader_command import grade_nbgrader
+from grader.nbgrader_copy import executed_copy
 from grader.nbgrader_course import differences, make_course, open_course
 from grader.nbgrader_gradebook import CourseFolderError, GradedCell
 from grader.nbgrader_grades import CourseGrades, grade_course
@@ -283,6 +285,8 @@ def test_damaged_and_unreadable_notebooks_are_listed_with_the_reason(catalogue: 
     submit(course, "nothing", b"no notebook at all", "notes.txt")
     os.mkfifo(submit(course, "pipe", b"").with_name("timestamp.txt"))
     submit(course, "clock", right).with_name("timestamp.txt").write_text("yesterday-ish")
+    submit(course, "nines", right).with_name("timestamp.txt").write_text(f"10h{'9' * 90}m")
+    submit(course, "pages", right).with_name("timestamp.txt").write_text("1 " * 500_000)
     submit(course, "halves", hand_in(catalogue, LESSON, HONEST["right"], end='"\ud800<script>"'))
     submit(course, "cells", json.dumps({"cells": [1, {"cell_type": 5, "source": {}, "metadata": []}]}).encode())
     result = grade(catalogue, course)
@@ -303,6 +307,8 @@ def test_damaged_and_unreadable_notebooks_are_listed_with_the_reason(catalogue: 
     assert cell_of(executed(course, "cut"), SUM).source == RIGHT
     assert "the file is damaged" in grades_and_comments(course, "cut")[SUM][2]
     assert "clock: timestamp.txt holds no time: 'yesterday-ish'" in notes
+    assert "nines: timestamp.txt holds no time: '10h999" in notes
+    assert "pages: timestamp.txt cannot be read: it has over 100 bytes" in notes
     for student in found:
         assert grade_ids(executed(course, student)) == [SUM, f"{SUM}-check", MEAN, f"{MEAN}-check"]
 
@@ -391,6 +397,76 @@ def test_feedback_goes_to_the_latest_hand_in(catalogue: Catalogue, done: Path):
     mark.mkdir()
     (note,) = grade(catalogue, done).notes
     assert note.startswith("wrong: submission_secret.txt cannot be read") and not copied.exists()
+
+
+HOSTILE_HTML = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
+HOSTILE_MARKDOWN = "[click](javascript:owned) ![x](http://evil.example/x.png) <http://evil.example> ``` $\\href{a}{b}$"
+
+
+def test_what_a_learner_wrote_is_shown_in_feedback_and_never_interpreted(catalogue: Catalogue, course: Path):
+    source = f"def scaled_sum(base, update, scale):\n    raise ValueError({HOSTILE_MARKDOWN + HOSTILE_HTML!r})\n"
+    notebook = json.loads(hand_in(catalogue, LESSON, {SUM: source}))
+    prose = next(cell for cell in notebook["cells"] if cell["cell_type"] == "markdown")["source"]
+    for kind in ("markdown", "raw", "heading"):
+        notebook["cells"].append({"cell_type": kind, "id": f"my-{kind}", "metadata": {}, "source": HOSTILE_HTML})
+    notebook["cells"].append({"cell_type": "markdown", "metadata": {}, "source": HOSTILE_MARKDOWN})
+    submit(course, "ada", json.dumps(notebook).encode())
+    grade(catalogue, course)
+    assert prose in [cell.source for cell in executed(course, "ada").cells]  # The lesson's own stays prose.
+    assert open_course(course).generate_feedback(NAME)["success"]
+    page = (course / "feedback" / "ada" / NAME / f"{NAME}.html").read_text()
+    seen = _Elements()
+    seen.feed(page)
+    assert not [each for each in seen.found if "owned" in str(each) or "evil" in str(each) or "onerror" in str(each)]
+    # In the answer, the note and twice in the comment: what was raised, and the line that raised it.
+    assert "".join(seen.inert).count("[click](javascript:owned)") == 4
+    assert 'class="grader-card grader-crashed tex2jax_ignore"' in page
+
+
+class _Elements(HTMLParser):
+    """Start tags with their attributes, scripts with their text, and the text in <pre> and <code>."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[object] = []
+        self.inert: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, attributes))
+        self.open += [tag] * (tag in ("pre", "script"))
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open[-1:] == [tag]:
+            self.open.pop()
+
+    def handle_data(self, text: str) -> None:
+        if self.open[-1:] == ["script"]:
+            self.found.append(text)
+        elif self.open:
+            self.inert.append(text)
+
+
+def test_one_learner_who_cannot_be_written_does_not_stop_the_others(catalogue: Catalogue, done: Path, monkeypatch):
+    def copy_of_all_but_wrong(data, released, manifest, result):
+        if result.learner == "wrong":
+            raise ValueError("something odd")
+        return executed_copy(data, released, manifest, result)
+
+    for student in ("partly", "wrong"):
+        submit(done, student, hand_in(catalogue, LESSON, HONEST["right"]))
+    monkeypatch.setattr("grader.nbgrader_grades.executed_copy", copy_of_all_but_wrong)
+    grades = grade(catalogue, done)
+    assert grades.unwritten == ["wrong: not in the gradebook: ValueError: something odd"]
+    assert scores(done) == {**SCORES, "partly": 5}  # What stood there stays.
+    monkeypatch.setattr("grader.nbgrader_command.grade_course", lambda *_, **__: grades)
+    told = io.StringIO()
+    options = {"workers": 1, "seed": 0, "memory_bytes": 2**30, "allow_weak": False, "apply": False}
+    failed: list[str] = []
+    grade_nbgrader(catalogue, LESSON, done, None, **options, out=Console(file=told, width=200), fail=failed.append)
+    assert "wrong: not in the gradebook: ValueError" in told.getvalue()
+    assert failed == ["1 submissions are NOT in the gradebook. See the lines above."]
+    assert "4 submissions in the gradebook" in told.getvalue()
 
 
 def test_feedback_shows_score_and_hint(graded: Path, done: Path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from grader.result import STATUSES, Result
+from grader.result import STATUSES, Result, message_text
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class SubmissionResult:
     seconds: float = 0.0
     processor_seconds: float = 0.0
     peak_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        """Clean what was said about the file: it may quote it."""
+        object.__setattr__(self, "problem", message_text(self.problem))
+        object.__setattr__(self, "repairs", tuple(map(message_text, self.repairs)))
 
     @property
     def points(self) -> float:

@@ -26,6 +26,7 @@ SUBMISSION_SECONDS = 900.0
 EXERCISE_FACTOR = 3
 CONFINE_TRIES = 3
 LONGEST_TEXT = 4_000
+LARGEST_LINE = 10**6
 DIED = "Died"
 
 
@@ -96,7 +97,7 @@ class Session:
                 if "absent" in reply:
                     return Answered([], _text(reply["absent"]))
                 outcomes.append(_outcome(reply, data, time.monotonic() - began, question.largest_reply_bytes))
-            except (ChannelError, ValueError, TypeError, KeyError) as error:
+            except Exception as error:  # Whatever reading a reply raises: learner code may have written it.
                 outcomes.append(Outcome(error=self._explain(error, limit_seconds)))
                 continue
             if outcomes[-1].error and outcomes[-1].error.type == "OutOfTime":
@@ -171,7 +172,7 @@ class Session:
         try:
             reply, _ = self.child.channel.ask(request, cell.source.encode(), CELL_SECONDS + GRACE_SECONDS)
             return _error(reply["error"])
-        except (ChannelError, ValueError, TypeError, KeyError) as error:
+        except Exception as error:  # As in `_run_once`.
             found = self._explain(error, CELL_SECONDS)
             if found.type != DIED or cell.name in self.died_once:
                 self.cell_errors[cell.name] = found
@@ -226,11 +227,17 @@ def _error(found: Any) -> CallError | None:
     return CallError(
         _text(found["type"])[:200],
         _text(found["message"]),
-        int(found["line"]),
+        _line(found["line"]),
         _text(found["code"])[:500],
         _text(found["function"])[:200],
         own=found["own"] is True,
     )
+
+
+def _line(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= LARGEST_LINE:
+        raise TypeError(f"a line number was expected, got {type(value).__name__}")
+    return value
 
 
 def _text(value: Any) -> str:

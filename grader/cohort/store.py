@@ -80,7 +80,7 @@ class ResultStore:
         """The kept result, or None when there is none that can be read."""
         try:
             return SubmissionResult.from_dict(json.loads(self.path(learner).read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None  # Absent, or of an older form: graded anew.
 
     def fresh(self, learner: str, sha256: str, version: str) -> SubmissionResult | None:

@@ -10,12 +10,13 @@ from grader.cohort.collect import find_submissions
 from grader.cohort.manifest import Manifest
 from grader.cohort.result import SubmissionResult
 from grader.cohort.submission import UnreadableError, read_submission
+from grader.result import printable
 
 
 def read_sources(
     folder: Path, manifest: Manifest, results: Sequence[SubmissionResult]
 ) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """(learner -> exercise id -> source of the answer cell, notes on files that could not be used).
+    """(learner -> exercise id -> printable source of the answer cell, notes on files that could not be used).
 
     A file that was changed after it was graded is left out: its source would not belong to its result.
     Raises CollectError when the folder holds no submission at all.
@@ -39,5 +40,6 @@ def read_sources(
             notes.append(f"{result.learner}: the file was changed after it was graded; grade again to see its answers")
             continue
         own = {cell.name: cell.source for cell in submission.cells if not cell.released}
-        sources[result.learner] = {exercise: own.get(name, "") for exercise, name in submission.answers.items()}
+        answers = submission.answers.items()
+        sources[result.learner] = {exercise: printable(own.get(name, "")) for exercise, name in answers}
     return sources, notes

@@ -13,7 +13,7 @@ from grader.catalogue import snake_case
 from grader.compare import compare
 from grader.exercise import Exercise
 from grader.forbidden import violations
-from grader.judge import call_all, find_difference, judge
+from grader.judge import ACCEPTED_REPLY_CAP_BYTES, REPLY_CAP_FACTOR, call_all, find_difference, judge
 from grader.syllabus import Lesson
 from grader.verify.evidence import SEEDS, Evidence, Refusal
 
@@ -203,6 +203,22 @@ def accept_refuses_nonsense(evidence: Evidence) -> Iterator[Refusal]:
             )
 
 
+def accepted_results_are_small(evidence: Evidence) -> Iterator[Refusal]:
+    """Where `accept` judges, right results stay far below the size above which no result is looked into."""
+    if evidence.exercise.accept_function is None:
+        return
+    most_bytes = ACCEPTED_REPLY_CAP_BYTES // REPLY_CAP_FACTOR
+    for name, answer in evidence.right_answers.items():
+        outcomes = evidence.run(name, answer, SEEDS[0])
+        largest_bytes = max(len(wire.dumps(outcome.value)) for outcome in outcomes)
+        if largest_bytes > most_bytes:
+            yield evidence.refuse(
+                "result size",
+                f"accept() judges results of {largest_bytes:,} bytes from {name}, over {most_bytes:,}",
+                "Let the answer, or a probe, return less",
+            )
+
+
 def _filled(value: Any, number: float) -> Any:
     """The same wire value with every float replaced; unchanged where it holds none."""
     if isinstance(value, wire.Array) and "float" in value.dtype:
@@ -284,6 +300,7 @@ RULES = (
     misconceptions_fail_with_their_hint,
     tolerance_refuses_zeros,
     accept_refuses_nonsense,
+    accepted_results_are_small,
     time_is_kept,
     hints_keep_the_secret,
 )
