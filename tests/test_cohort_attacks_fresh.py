@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from attacks import RIGHT, RIGHT_MEAN, WRONG
@@ -13,9 +14,12 @@ from tiny_courses import load_course
 
 from grader import wire
 from grader.catalogue import Catalogue, find_course
+from grader.cohort.collect import find_submissions
 from grader.cohort.grading import Grader
 from grader.cohort.result import SubmissionResult
+from grader.cohort.run import grade_all
 from grader.cohort.store import ResultStore
+from grader.cohort.submission import read_submission
 from grader.forbidden import violations_in_source
 from grader.sandbox.isolation import Limits
 from grader.wire import Array, WireError
@@ -202,6 +206,39 @@ def test_half_a_character_in_an_answer_costs_nothing(grader: Grader, catalogue: 
     assert grader.grade(json.dumps(notebook).encode()).results[0].points == 3
 
 
+def test_a_linked_folder_hands_in_nobody_else_s_answer(grader: Grader, catalogue: Catalogue, tmp_path: Path):
+    (tmp_path / "in/bob/01_plain").mkdir(parents=True)
+    (tmp_path / "in/bob/01_plain/01_plain.ipynb").write_bytes(hand_in(catalogue, LESSON, {SUM: RIGHT}))
+    (tmp_path / "in/eve").mkdir()
+    (tmp_path / "in/eve/01_plain").symlink_to("../bob/01_plain")
+    handed = find_submissions(tmp_path / "in", catalogue.lesson(LESSON))
+    bob, eve = grade_all(grader, handed, ResultStore(tmp_path / "out", LESSON), workers=1)
+    assert (bob.points, eve.points) == (3, 0)
+    assert "the folder eve/01_plain is a link" in eve.problem
+
+
+def test_code_of_megabytes_is_refused_and_pictures_of_megabytes_are_not(grader: Grader, catalogue: Catalogue):
+    notebook = json.loads(hand_in(catalogue, LESSON, {SUM: RIGHT}))
+    notebook["cells"] += [code_cell("a " * 95_000) for _ in range(10)]
+    cell_of(notebook, SUM)["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "x" * 5_000_000}]
+    notebook["cells"] += [{"cell_type": "markdown", "source": "x" * 5_000_000}]
+    assert grader.grade(json.dumps(notebook).encode()).points == 3
+    notebook["cells"].append(code_cell("a " * 95_000))
+    result = grader.grade(json.dumps(notebook).encode())
+    assert result.points == 0 and "code cells hold 2,09" in result.problem, result.problem
+    assert grader.grade(hand_in(catalogue, LESSON, {SUM: RIGHT})).points == 3
+
+
+def test_each_cell_s_white_space_is_taken_out_once(grader: Grader, catalogue: Catalogue, monkeypatch):
+    sources = [code_cell(f"x = {number}") for number in range(30)]
+    assert len(grader.manifest.released_code) > 2 and grader.manifest.squeezed_stubs
+    squeezed = []
+    monkeypatch.setattr("grader.cohort.submission.squeeze", lambda text: squeezed.append(text) or "".join(text.split()))
+    monkeypatch.setattr("grader.cohort.manifest.squeeze", lambda text: squeezed.append(text) or "".join(text.split()))
+    read_submission(json.dumps({"cells": sources}).encode(), grader.manifest)
+    assert len(squeezed) == 30
+
+
 # --- what a probe tells of an answer ----------------------------------------------------------------------------------
 
 PROMISED = (
@@ -264,6 +301,31 @@ def test_a_probe_that_speaks_for_the_answer_is_not_believed(start_lesson: Grader
 
 SOFTMAX = "def row_softmax(logits):\n    return torch.softmax(logits, -1)\n"
 HONEST = "def row_softmax(logits):\n    return logits.exp() / logits.exp().sum(-1, keepdim=True)\n"
+@pytest.fixture(scope="module")
+def torch_lesson(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Grader, Catalogue]]:
+    catalogue = load_course(tmp_path_factory.mktemp("torch"))
+    with Grader("l02_torch", seed=1, catalogue=catalogue) as grader:
+        yield grader, catalogue
+
+
+def test_a_decoy_of_the_same_id_does_not_speak_for_the_answer(torch_lesson: tuple[Grader, Catalogue]):
+    grader, catalogue = torch_lesson
+    notebook = json.loads(hand_in(catalogue, "l02_torch", {"l02-row-softmax": SOFTMAX}))
+    decoy = {**code_cell(HONEST), "id": "l02-row-softmax"}
+    notebook["cells"].insert(notebook["cells"].index(cell_of(notebook, "l02-row-softmax")), decoy)
+    (found,) = grader.grade(json.dumps(notebook).encode()).results
+    assert found.points == 0 and "torch.softmax" in found.message
+
+
+def test_no_two_cells_of_a_submission_have_one_name(grader: Grader, catalogue: Catalogue):
+    notebook = json.loads(hand_in(catalogue, LESSON, {SUM: RIGHT}))
+    ids = [SUM, SUM, MEAN, "own", "own", "", "number 4", "our scaled_sum"]
+    notebook["cells"][:0] = [{**code_cell(f"x = {number}"), "id": name} for number, name in enumerate(ids)]
+    submission = read_submission(json.dumps(notebook).encode(), grader.manifest)
+    names = [cell.name for cell in submission.cells]
+    assert len(names) == len(set(names)) and "own" in names and "our scaled_sum" not in names
+
+
 HIDDEN_USES = {
     "under a magic": (f"%matplotlib inline\n{SOFTMAX}", ""),
     "in a branch": ("if True:\n    " + SOFTMAX.replace("\n", "\n    "), ""),
