@@ -14,13 +14,15 @@ from tiny_courses import load_course
 
 from grader import wire
 from grader.catalogue import Catalogue, find_course
+from grader.cell_names import read_cell
 from grader.cohort.collect import find_submissions
 from grader.cohort.grading import Grader
 from grader.cohort.result import SubmissionResult
 from grader.cohort.run import grade_all
 from grader.cohort.store import ResultStore
 from grader.cohort.submission import read_submission
-from grader.forbidden import violations_in_source
+from grader.forbidden import NotebookNames
+from grader.plain_python import plain_python
 from grader.sandbox.isolation import Limits
 from grader.wire import Array, WireError
 
@@ -301,6 +303,8 @@ def test_a_probe_that_speaks_for_the_answer_is_not_believed(start_lesson: Grader
 
 SOFTMAX = "def row_softmax(logits):\n    return torch.softmax(logits, -1)\n"
 HONEST = "def row_softmax(logits):\n    return logits.exp() / logits.exp().sum(-1, keepdim=True)\n"
+
+
 @pytest.fixture(scope="module")
 def torch_lesson(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Grader, Catalogue]]:
     catalogue = load_course(tmp_path_factory.mktemp("torch"))
@@ -338,16 +342,20 @@ HIDDEN_USES = {
 }
 
 
+def names_of(*cells: str) -> NotebookNames:
+    return NotebookNames({f"cell {number}": read_cell(plain_python(cell)) for number, cell in enumerate(cells)})
+
+
 @pytest.mark.parametrize("how", HIDDEN_USES)
 def test_a_forbidden_name_is_found(how: str):
     own, later = HIDDEN_USES[how]
-    cells = ["import torch\n", own, later]
-    assert violations_in_source(cells, "row_softmax", ("torch.softmax",), own) == ["torch.softmax"]
+    names = names_of("import torch\n", own, later)
+    assert names.violations("row_softmax", ("torch.softmax",), "cell 1") == ["torch.softmax"]
 
 
 def test_an_honest_answer_is_not_blamed_for_a_later_cell():
     later = SOFTMAX.replace("row_softmax", "library_softmax")
-    assert violations_in_source(["import torch", HONEST, later], "row_softmax", ("torch.softmax",), HONEST) == []
+    assert names_of("import torch", HONEST, later).violations("row_softmax", ("torch.softmax",), "cell 1") == []
 
 
 @pytest.mark.parametrize(
@@ -363,4 +371,4 @@ def test_an_honest_answer_is_not_blamed_for_a_later_cell():
 def test_the_course_s_own_helpers_that_hold_the_answer_are_forbidden(exercise: str, module: str, name: str):
     wanted = find_course().find(exercise)[1]
     source = f"from {module} import {name}\n\n\ndef {wanted.answer_name}(*given):\n    return {name}(*given)\n"
-    assert violations_in_source([source], wanted.answer_name, wanted.forbidden, source)
+    assert names_of(source).violations(wanted.answer_name, wanted.forbidden)

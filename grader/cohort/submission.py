@@ -55,11 +55,6 @@ class Submission:
     answers: dict[str, str]
     repairs: tuple[str, ...] = ()
 
-    @property
-    def sources(self) -> list[str]:
-        """The code of every cell that is run, in order."""
-        return [cell.source for cell in self.cells]
-
 
 @dataclass
 class _Raw:
@@ -130,7 +125,9 @@ def _cells(data: bytes, manifest: Manifest, repairs: list[str]) -> list[_Raw]:
 
 def _require_code_to_be_short(raw: list[_Raw], manifest: Manifest) -> None:
     code = [cell for cell in raw if cell.kind == "code" or _mentions([cell], manifest)]
-    sizes = [len(cell.source) for cell in code if len(cell.source) <= LARGEST_CELL_CHARACTERS]  # Others are passed over.
+    sizes = [
+        len(cell.source) for cell in code if len(cell.source) <= LARGEST_CELL_CHARACTERS
+    ]  # Others are passed over.
     if sum(sizes) > LARGEST_CODE_CHARACTERS:
         raise UnreadableError(
             f"its code cells hold {sum(sizes):,} characters, over {LARGEST_CODE_CHARACTERS:,}; take out data that was "
