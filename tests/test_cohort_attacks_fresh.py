@@ -330,6 +330,8 @@ def test_no_two_cells_of_a_submission_have_one_name(grader: Grader, catalogue: C
     assert len(names) == len(set(names)) and "own" in names and "our scaled_sum" not in names
 
 
+KEPT = "keep = row_softmax\n\n\ndef row_softmax(logits):\n    return keep(logits)\n"
+LIB = "def row_softmax(logits):\n    return lib.softmax(logits, -1)\n"
 HIDDEN_USES = {
     "under a magic": (f"%matplotlib inline\n{SOFTMAX}", ""),
     "in a branch": ("if True:\n    " + SOFTMAX.replace("\n", "\n    "), ""),
@@ -338,6 +340,31 @@ HIDDEN_USES = {
     "with an annotation": ("row_softmax: object = torch.softmax\n", ""),
     "as one of a pair": ("row_softmax, other = torch.softmax, 1\n", ""),
     "covered by a later cell": (SOFTMAX, HONEST),
+    "with a shell line": (f"{SOFTMAX}_ = !true\n", ""),
+    "with a question": (f"{SOFTMAX}print?\n", ""),
+    "bound by a pattern": ("match torch:\n    case lib:\n        pass\n" + LIB, ""),
+    "bound by a pattern's rest": (
+        "match [torch]:\n    case [*lib]:\n        pass\n" + LIB.replace("lib.", "lib[0]."),
+        "",
+    ),
+    "bound by an error": ("try:\n    raise E(torch)\nexcept E as e:\n    lib = e.args[0]\n" + LIB, ""),
+    "bound by a loop": ("for lib in [torch]:\n    pass\n" + LIB, ""),
+    "bound by a walrus": ("[(lib := each) for each in [torch]]\n" + LIB, ""),
+    "bound by with": ("with nullcontext(torch) as lib:\n    pass\n" + LIB, ""),
+    "bound by a plain copy": ("lib = torch\n" + LIB, ""),
+    "bound to itself": ("lib = torch\nlib = lib\n" + LIB, ""),
+    "imported by a helper": ("def load():\n    global lib\n    import torch as lib\nload()\n" + LIB, ""),
+    "set by a helper": ("def load():\n    global lib\n    lib = torch\nload()\n" + LIB, ""),
+    "as a default": (LIB.replace("logits)", "logits, lib=torch)"), ""),
+    "in a class": ("class H:\n    lib = torch\n" + LIB.replace("lib.", "H.lib."), ""),
+    "in an attribute": ("h = H()\nh.lib = torch\n" + LIB.replace("lib.", "h.lib."), ""),
+    "imported with a star": ("from torch import *\n" + LIB.replace("lib.", ""), ""),
+    "kept before a decoy": (
+        f"{SOFTMAX}keep = row_softmax\n\n\ndef row_softmax(logits):\n    return keep(logits)\n",
+        "",
+    ),
+    "before a decoy of a comprehension": (f"{SOFTMAX}_ = [0 for row_softmax in ()]\n", ""),
+    "after a decoy": ("def softmax(x):\n    return x\nfrom torch import softmax\n" + LIB.replace("lib.", ""), ""),
     "behind a long sum": (SOFTMAX + "    x = " + "+".join(["1"] * 2_000) + "\n", ""),
 }
 
@@ -353,9 +380,72 @@ def test_a_forbidden_name_is_found(how: str):
     assert names.violations("row_softmax", ("torch.softmax",), "cell 1") == ["torch.softmax"]
 
 
-def test_an_honest_answer_is_not_blamed_for_a_later_cell():
-    later = SOFTMAX.replace("row_softmax", "library_softmax")
-    assert names_of("import torch", HONEST, later).violations("row_softmax", ("torch.softmax",), "cell 1") == []
+COMPARED = "print((row_softmax(given) - torch.softmax(given, 0)).abs())\nexpected = torch.softmax(given, 0)\n"
+INNOCENT = {
+    "a later cell calls the library": ("", HONEST, SOFTMAX.replace("row_softmax", "library_softmax")),
+    "it is compared with the library": ("", HONEST, COMPARED),
+    "the library is compared in its own cell": ("", HONEST + COMPARED, ""),
+    "a draft of a helper used the library": (
+        "def part(x):\n    return torch.softmax(x, 0)\n",
+        "def part(x):\n    return x.exp()\n\n\ndef row_softmax(logits):\n    return part(logits)\n",
+        "",
+    ),
+    "a variable is called like a function of a star": (
+        "from torch.nn.functional import *\n",
+        "def row_softmax(logits):\n    softmax = logits.exp()\n    return sum(softmax for softmax in softmax)\n",
+        "",
+    ),
+    "an argument is called like an import": (
+        "from torch import softmax\n",
+        "def row_softmax(softmax):\n    return softmax.exp()\n",
+        "",
+    ),
+    "its own helper comes after the import": (
+        "from torch import softmax\n",
+        "def softmax(x):\n    return x.exp()\n\n\ndef row_softmax(logits):\n    return softmax(logits)\n",
+        "",
+    ),
+    "magics and installs": (
+        "%matplotlib inline\n!pip install torch\nimport os\n",
+        f"%%time\n{HONEST}",
+        "torch.softmax?",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", INNOCENT)
+def test_an_honest_answer_is_not_blamed(how: str):
+    names = names_of("import torch", *INNOCENT[how])
+    assert names.violations("row_softmax", ("torch.softmax", "torch.nn.functional.softmax"), "cell 2") == []
+
+
+@pytest.mark.parametrize("line", ["_ = !true", "print?"])
+def test_a_cell_that_needs_ipython_is_read_as_it_is_run(torch_lesson: tuple[Grader, Catalogue], line: str):
+    grader, catalogue = torch_lesson
+    for source, status in ((SOFTMAX, "failed"), (HONEST, "passed")):
+        handed = hand_in(catalogue, "l02_torch", {"l02-row-softmax": f"{source}{line}\n"})
+        (found,) = grader.grade(handed).results
+        assert found.status == status, found
+
+
+def test_a_cell_that_only_a_loosened_parser_can_read_is_not_run(torch_lesson: tuple[Grader, Catalogue]):
+    grader, catalogue = torch_lesson
+    top = "import sys\nsys.set_int_max_str_digits(0)\nsys.setrecursionlimit(10**6)\n"
+    for trick in ("9" * 5_000, "+".join(["1"] * 20_000)):
+        handed = hand_in(catalogue, "l02_torch", {"l02-row-softmax": f"{SOFTMAX}x = {trick}\n"}, top=top)
+        (found,) = grader.grade(handed).results
+        assert (found.status, found.points) in [("crashed", 0), ("failed", 0)], found.message[:300]
+
+
+def test_every_cell_is_parsed_once(grader: Grader, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch):
+    parsed: list[str] = []
+    monkeypatch.setattr(
+        "grader.cohort.session.read_cell", lambda source, file: parsed.append(file) or read_cell(source, file)
+    )
+    monkeypatch.setattr(grader.prepared[0].exercise, "forbidden", ("numpy.add",))
+    monkeypatch.setattr(grader.prepared[1].exercise, "forbidden", ("numpy.add",))
+    assert grader.grade(hand_in(catalogue, LESSON, {SUM: WRONG, MEAN: "class RunningMean(scaled_sum): 1"})).points == 0
+    assert len(parsed) == len(set(parsed)) > 2
 
 
 @pytest.mark.parametrize(
