@@ -330,6 +330,7 @@ def test_no_two_cells_of_a_submission_have_one_name(grader: Grader, catalogue: C
     assert len(names) == len(set(names)) and "own" in names and "our scaled_sum" not in names
 
 
+STABLE = HONEST.replace("return", "logits = logits - logits.amax(-1, keepdim=True)\n    return")
 KEPT = "keep = row_softmax\n\n\ndef row_softmax(logits):\n    return keep(logits)\n"
 LIB = "def row_softmax(logits):\n    return lib.softmax(logits, -1)\n"
 HIDDEN_USES = {
@@ -422,7 +423,7 @@ def test_an_honest_answer_is_not_blamed(how: str):
 @pytest.mark.parametrize("line", ["_ = !true", "print?"])
 def test_a_cell_that_needs_ipython_is_read_as_it_is_run(torch_lesson: tuple[Grader, Catalogue], line: str):
     grader, catalogue = torch_lesson
-    for source, status in ((SOFTMAX, "failed"), (HONEST, "passed")):
+    for source, status in ((SOFTMAX, "failed"), (STABLE, "passed")):
         handed = hand_in(catalogue, "l02_torch", {"l02-row-softmax": f"{source}{line}\n"})
         (found,) = grader.grade(handed).results
         assert found.status == status, found
