@@ -6,14 +6,14 @@ It keeps honest learners from handing in the oracle by accident; it is no wall a
 from __future__ import annotations
 
 import ast
+import builtins
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+from grader.cell_names import CellNames, Statement, uses_in
 from grader.source import source_of
-
-_BRANCHING = ast.If | ast.Try | ast.With | ast.For | ast.While | ast.Match
 
 
 def violations(answer: Callable[..., Any], forbidden: Sequence[str]) -> list[str]:
@@ -28,11 +28,15 @@ def violations(answer: Callable[..., Any], forbidden: Sequence[str]) -> list[str
             continue
         seen.add(id(target))
         scope = _globals(target)
-        dotted_names, imported = _names_in(source_of(target))
-        for dotted in dotted_names:
-            head, _, rest = dotted.partition(".")
-            if head in imported:
-                names.add(f"{imported[head]}.{rest}" if rest else imported[head])
+        try:
+            uses = uses_in([ast.parse(source_of(target))])
+        except SyntaxError:
+            continue
+        names |= {full for every in uses.imported.values() for full in every}
+        for dotted in uses.dotted:
+            head = dotted.partition(".")[0]
+            if head in uses.imported:
+                names |= _full_names(uses.imported, dotted)
                 continue
             names.add(_resolve(dotted, scope))
             values.append(_value(dotted, scope))
@@ -42,86 +46,96 @@ def violations(answer: Callable[..., Any], forbidden: Sequence[str]) -> list[str
     return [name for name in forbidden if _is_named(name, names) or _is_among(name, values)]
 
 
-def violations_in_source(
-    cells: Sequence[str], answer_name: str, forbidden: Sequence[str], own_cell: str = ""
-) -> list[str]:
-    """The same, read from a notebook's cells alone: for answers that must not be run here.
+class _Binding:
+    """What one statement made its names stand for. before: what the names that it looks up at once stood for then."""
 
-    own_cell: the cell whose definition of the answer is judged, whatever a later cell calls by that name.
-    """
-    if not forbidden:
-        return []
-    definitions, imported = _top_level(cells)
-    own = _top_level([own_cell])[0].get(answer_name)
-    if own:
-        definitions[answer_name] = own
-    scope = {bound: _loaded(full) for bound, full in imported.items()}
-    # `from torch import softmax as row_softmax`
-    whole = {imported[answer_name]} if answer_name in imported and answer_name not in definitions else set()
-    names: set[str] = set(whole)
-    values: list[Any] = [_loaded(full) for full in whole]
-    seen: set[str] = set()
-    waiting = [answer_name]
-    while waiting:
-        name = waiting.pop()
-        if name in seen or name not in definitions:
-            continue
-        seen.add(name)
-        dotted_names, own_imports = _names_in_trees(definitions[name])
-        for dotted in dotted_names:
-            head, _, rest = dotted.partition(".")
-            waiting.append(head)
-            known = own_imports if head in own_imports else imported
-            if head in known and head not in definitions:
-                full = f"{known[head]}.{rest}" if rest else known[head]
-                names |= {full, _resolve(dotted, scope)}
-                values.append(_loaded(full))
-    return [name for name in forbidden if _is_named(name, names) or _is_among(name, values)]
+    def __init__(self, statement: Statement, known: Mapping[str, _Binding]) -> None:
+        self.statement = statement
+        looked_up = statement.at_once if statement.replaces else statement.at_once | statement.binds
+        self.before = {name: known[name] for name in looked_up if name in known}
 
 
-def _top_level(cells: Sequence[str]) -> tuple[dict[str, list[ast.AST]], dict[str, str]]:
-    """(statements that bind each name outside functions, what each imported name stands for); the last cell counts."""
-    definitions: dict[str, list[ast.AST]] = {}
-    imported: dict[str, str] = {}
-    for cell in cells:
-        try:
-            body = ast.parse(_without_magics(cell)).body
-        except (SyntaxError, ValueError, RecursionError, SystemError, MemoryError):
-            continue  # No Python: it does not run either.
-        bound: dict[str, list[ast.AST]] = {}
-        for node in body:
-            for name in _names_bound(node):
-                # A branch may bind it or may not; a plain statement puts an end to what stood before.
-                bound[name] = [*bound.get(name, []), node] if isinstance(node, _BRANCHING) else [node]
-            if isinstance(node, ast.Import | ast.ImportFrom | _BRANCHING):
-                imported |= _names_in_trees([node])[1]
-        definitions |= bound
-    return definitions, imported
+class NotebookNames:
+    """What the names of a notebook's cells stand for, followed in order; read once, asked for every exercise."""
+
+    def __init__(self, cells: Mapping[str, CellNames]) -> None:
+        self._final: dict[str, _Binding] = {}
+        self._own: dict[str, dict[str, _Binding]] = {}
+        self._stars: set[str] = set()
+        for cell_name, cell in cells.items():
+            own = self._own[cell_name] = {}
+            for statement in cell.statements:
+                binding = _Binding(statement, self._final)
+                own |= dict.fromkeys(statement.binds, binding)
+                self._final |= dict.fromkeys(statement.binds, binding)
+                self._stars |= statement.uses.stars
+
+    def violations(self, answer_name: str, forbidden: Sequence[str], cell_name: str = "") -> list[str]:
+        """The forbidden names that an answer reaches, read from the cells alone: for answers that must not be run here.
+
+        cell_name: the cell whose definition of the answer is judged, whatever a later cell calls by that name.
+        """
+        if not forbidden:
+            return []
+        start = self._own.get(cell_name, {}).get(answer_name) or self._final.get(answer_name)
+        names: set[str] = set()
+        whole: set[str] = set()
+        attributes: set[str] = set()
+        seen: set[tuple[int, str]] = set()
+        waiting = [(start, answer_name)] if start else []
+        while waiting:
+            binding, dotted = waiting.pop()
+            if (id(binding), dotted) in seen:
+                continue
+            seen.add((id(binding), dotted))
+            head = dotted.partition(".")[0]
+            uses = binding.statement.uses
+            names |= _full_names(uses.imported, dotted)
+            if head in binding.before:  # Perhaps it stands for that still: `if far: softmax = mine`.
+                waiting.append((binding.before[head], dotted))
+            if (id(binding), "") in seen:
+                continue
+            seen.add((id(binding), ""))
+            attributes |= uses.attributes
+            for used in uses.dotted:
+                first = used.partition(".")[0]
+                reached = _full_names(uses.imported, used)
+                bindings = [each for each in (binding.before.get(first), self._final.get(first)) if each]
+                reached |= {full for each in bindings for full in _full_names(each.statement.uses.imported, used)}
+                if not reached and not bindings and not hasattr(builtins, first):
+                    reached = {f"{module}.{used}" for module in self._stars}
+                names |= reached
+                if used in uses.whole:
+                    whole |= reached
+                waiting += [(each, used) for each in bindings]
+            if binding.statement.is_definition:
+                names |= {full for every in uses.imported.values() for full in every}
+        names |= {_canonical(full) for full in names}
+        values = [_loaded(full) for full in names]
+        aliased = [name for name in forbidden if _is_behind_another_name(name, whole, attributes)]
+        return [n for n in forbidden if n in aliased or _is_named(n, names) or _is_among(n, values)]
 
 
-def _without_magics(cell: str) -> str:
-    """Lines for IPython left empty; the code between them counts."""
-    if "%" not in cell and "!" not in cell:
-        return cell
-    lines = cell.split("\n")
-    return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in lines)
+def _full_names(imported: Mapping[str, frozenset[str]], dotted: str) -> set[str]:
+    """`F.softmax` where `torch.nn.functional` was imported as `F`: `torch.nn.functional.softmax`."""
+    head, dot, rest = dotted.partition(".")
+    return {f"{full}{dot}{rest}" for full in imported.get(head, ())}
 
 
-def _names_bound(node: ast.stmt) -> set[str]:
-    """The names that a statement binds, those inside its blocks included."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return {node.name}
-    bound: set[str] = set()
-    waiting: list[ast.AST] = [node]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            bound.add(each.name)
-            continue
-        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
-            bound.add(each.id)
-        waiting += ast.iter_child_nodes(each)
-    return bound
+def _canonical(full: str) -> str:
+    """The name under which a library itself knows what it shows as `full`; that name again where it is not loaded."""
+    return _full_name(_loaded(full)) or full
+
+
+def _is_behind_another_name(name: str, whole: Set[str], attributes: Set[str]) -> bool:
+    """`lib = torch` and `lib.softmax`: the module is handed on as a value, and what it is asked for is forbidden."""
+    parts = name.split(".")
+    values = [_loaded(full) for full in whole]
+    for count in range(1, len(parts)):
+        prefix = ".".join(parts[:count])
+        if attributes.issuperset(parts[count:]) and (prefix in whole or _is_among(prefix, values)):
+            return True
+    return False
 
 
 def _loaded(full: str) -> Any:
@@ -150,40 +164,6 @@ def _globals(target: Any) -> Mapping[str, Any]:
         methods = [member for member in vars(target).values() if hasattr(member, "__globals__")]
         return methods[0].__globals__ if methods else {}
     return getattr(target, "__globals__", {})
-
-
-def _names_in(source: str) -> tuple[set[str], dict[str, str]]:
-    """(dotted names it uses, names that its own imports bind -> what they stand for)."""
-    try:
-        return _names_in_trees([ast.parse(source)])
-    except SyntaxError:
-        return set(), {}
-
-
-def _names_in_trees(trees: Sequence[ast.AST]) -> tuple[set[str], dict[str, str]]:
-    used: set[str] = set()
-    imported: dict[str, str] = {}
-    for node in (each for tree in trees for each in ast.walk(tree)):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                used.add(alias.asname or alias.name)
-                bound = alias.asname or alias.name.split(".")[0]
-                imported[bound] = alias.name if alias.asname else bound
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                used.add(alias.asname or alias.name)
-                imported[alias.asname or alias.name] = f"{node.module}.{alias.name}"
-        elif isinstance(node, ast.Attribute | ast.Name):
-            used.add(_dotted(node))
-    return used - {""}, imported
-
-
-def _dotted(node: ast.expr) -> str:
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
 
 
 def _value(dotted: str, scope: Mapping[str, Any]) -> Any:

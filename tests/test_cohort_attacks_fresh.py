@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -21,14 +22,19 @@ from tiny_courses import load_course
 
 from grader import wire
 from grader.catalogue import Catalogue, find_course
+from grader.cell_names import read_cell
+from grader.cohort.collect import find_submissions
 from grader.cohort.command import show_changes
 from grader.cohort.grading import Grader
 from grader.cohort.regrade import changes
 from grader.cohort.result import SubmissionResult
+from grader.cohort.run import grade_all
 from grader.cohort.session import _error
 from grader.cohort.store import ResultStore
-from grader.forbidden import violations_in_source
+from grader.cohort.submission import read_submission
+from grader.forbidden import NotebookNames
 from grader.live import check_answer
+from grader.plain_python import plain_python
 from grader.report.command import write_reports
 from grader.sandbox.isolation import Limits
 from grader.sandbox.zygote import functions_apart
@@ -276,6 +282,39 @@ def test_half_a_character_in_an_answer_costs_nothing(grader: Grader, catalogue: 
     assert grader.grade(json.dumps(notebook).encode()).results[0].points == 3
 
 
+def test_a_linked_folder_hands_in_nobody_else_s_answer(grader: Grader, catalogue: Catalogue, tmp_path: Path):
+    (tmp_path / "in/bob/01_plain").mkdir(parents=True)
+    (tmp_path / "in/bob/01_plain/01_plain.ipynb").write_bytes(hand_in(catalogue, LESSON, {SUM: RIGHT}))
+    (tmp_path / "in/eve").mkdir()
+    (tmp_path / "in/eve/01_plain").symlink_to("../bob/01_plain")
+    handed = find_submissions(tmp_path / "in", catalogue.lesson(LESSON))
+    bob, eve = grade_all(grader, handed, ResultStore(tmp_path / "out", LESSON), workers=1)
+    assert (bob.points, eve.points) == (3, 0)
+    assert "the folder eve/01_plain is a link" in eve.problem
+
+
+def test_code_of_megabytes_is_refused_and_pictures_of_megabytes_are_not(grader: Grader, catalogue: Catalogue):
+    notebook = json.loads(hand_in(catalogue, LESSON, {SUM: RIGHT}))
+    notebook["cells"] += [code_cell("a " * 95_000) for _ in range(10)]
+    cell_of(notebook, SUM)["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "x" * 5_000_000}]
+    notebook["cells"] += [{"cell_type": "markdown", "source": "x" * 5_000_000}]
+    assert grader.grade(json.dumps(notebook).encode()).points == 3
+    notebook["cells"].append(code_cell("a " * 95_000))
+    result = grader.grade(json.dumps(notebook).encode())
+    assert result.points == 0 and "code cells hold 2,09" in result.problem, result.problem
+    assert grader.grade(hand_in(catalogue, LESSON, {SUM: RIGHT})).points == 3
+
+
+def test_each_cell_s_white_space_is_taken_out_once(grader: Grader, catalogue: Catalogue, monkeypatch):
+    sources = [code_cell(f"x = {number}") for number in range(30)]
+    assert len(grader.manifest.released_code) > 2 and grader.manifest.squeezed_stubs
+    squeezed = []
+    monkeypatch.setattr("grader.cohort.submission.squeeze", lambda text: squeezed.append(text) or "".join(text.split()))
+    monkeypatch.setattr("grader.cohort.manifest.squeeze", lambda text: squeezed.append(text) or "".join(text.split()))
+    read_submission(json.dumps({"cells": sources}).encode(), grader.manifest)
+    assert len(squeezed) == 30
+
+
 # --- what a probe tells of an answer ----------------------------------------------------------------------------------
 
 PROMISED = (
@@ -407,6 +446,36 @@ def test_a_model_is_not_believed_about_itself():
 
 SOFTMAX = "def row_softmax(logits):\n    return torch.softmax(logits, -1)\n"
 HONEST = "def row_softmax(logits):\n    return logits.exp() / logits.exp().sum(-1, keepdim=True)\n"
+
+
+@pytest.fixture(scope="module")
+def torch_lesson(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Grader, Catalogue]]:
+    catalogue = load_course(tmp_path_factory.mktemp("torch"))
+    with Grader("l02_torch", seed=1, catalogue=catalogue) as grader:
+        yield grader, catalogue
+
+
+def test_a_decoy_of_the_same_id_does_not_speak_for_the_answer(torch_lesson: tuple[Grader, Catalogue]):
+    grader, catalogue = torch_lesson
+    notebook = json.loads(hand_in(catalogue, "l02_torch", {"l02-row-softmax": SOFTMAX}))
+    decoy = {**code_cell(HONEST), "id": "l02-row-softmax"}
+    notebook["cells"].insert(notebook["cells"].index(cell_of(notebook, "l02-row-softmax")), decoy)
+    (found,) = grader.grade(json.dumps(notebook).encode()).results
+    assert found.points == 0 and "torch.softmax" in found.message
+
+
+def test_no_two_cells_of_a_submission_have_one_name(grader: Grader, catalogue: Catalogue):
+    notebook = json.loads(hand_in(catalogue, LESSON, {SUM: RIGHT}))
+    ids = [SUM, SUM, MEAN, "own", "own", "", "number 4", "our scaled_sum"]
+    notebook["cells"][:0] = [{**code_cell(f"x = {number}"), "id": name} for number, name in enumerate(ids)]
+    submission = read_submission(json.dumps(notebook).encode(), grader.manifest)
+    names = [cell.name for cell in submission.cells]
+    assert len(names) == len(set(names)) and "own" in names and "our scaled_sum" not in names
+
+
+STABLE = HONEST.replace("return", "logits = logits - logits.amax(-1, keepdim=True)\n    return")
+KEPT = "keep = row_softmax\n\n\ndef row_softmax(logits):\n    return keep(logits)\n"
+LIB = "def row_softmax(logits):\n    return lib.softmax(logits, -1)\n"
 HIDDEN_USES = {
     "under a magic": (f"%matplotlib inline\n{SOFTMAX}", ""),
     "in a branch": ("if True:\n    " + SOFTMAX.replace("\n", "\n    "), ""),
@@ -415,20 +484,112 @@ HIDDEN_USES = {
     "with an annotation": ("row_softmax: object = torch.softmax\n", ""),
     "as one of a pair": ("row_softmax, other = torch.softmax, 1\n", ""),
     "covered by a later cell": (SOFTMAX, HONEST),
+    "with a shell line": (f"{SOFTMAX}_ = !true\n", ""),
+    "with a question": (f"{SOFTMAX}print?\n", ""),
+    "bound by a pattern": ("match torch:\n    case lib:\n        pass\n" + LIB, ""),
+    "bound by a pattern's rest": (
+        "match [torch]:\n    case [*lib]:\n        pass\n" + LIB.replace("lib.", "lib[0]."),
+        "",
+    ),
+    "bound by an error": ("try:\n    raise E(torch)\nexcept E as e:\n    lib = e.args[0]\n" + LIB, ""),
+    "bound by a loop": ("for lib in [torch]:\n    pass\n" + LIB, ""),
+    "bound by a walrus": ("[(lib := each) for each in [torch]]\n" + LIB, ""),
+    "bound by with": ("with nullcontext(torch) as lib:\n    pass\n" + LIB, ""),
+    "bound by a plain copy": ("lib = torch\n" + LIB, ""),
+    "bound to itself": ("lib = torch\nlib = lib\n" + LIB, ""),
+    "imported by a helper": ("def load():\n    global lib\n    import torch as lib\nload()\n" + LIB, ""),
+    "set by a helper": ("def load():\n    global lib\n    lib = torch\nload()\n" + LIB, ""),
+    "as a default": (LIB.replace("logits)", "logits, lib=torch)"), ""),
+    "in a class": ("class H:\n    lib = torch\n" + LIB.replace("lib.", "H.lib."), ""),
+    "in an attribute": ("h = H()\nh.lib = torch\n" + LIB.replace("lib.", "h.lib."), ""),
+    "imported with a star": ("from torch import *\n" + LIB.replace("lib.", ""), ""),
+    "kept before a decoy": (
+        f"{SOFTMAX}keep = row_softmax\n\n\ndef row_softmax(logits):\n    return keep(logits)\n",
+        "",
+    ),
+    "before a decoy of a comprehension": (f"{SOFTMAX}_ = [0 for row_softmax in ()]\n", ""),
+    "after a decoy": ("def softmax(x):\n    return x\nfrom torch import softmax\n" + LIB.replace("lib.", ""), ""),
     "behind a long sum": (SOFTMAX + "    x = " + "+".join(["1"] * 2_000) + "\n", ""),
 }
+
+
+def names_of(*cells: str) -> NotebookNames:
+    return NotebookNames({f"cell {number}": read_cell(plain_python(cell)) for number, cell in enumerate(cells)})
 
 
 @pytest.mark.parametrize("how", HIDDEN_USES)
 def test_a_forbidden_name_is_found(how: str):
     own, later = HIDDEN_USES[how]
-    cells = ["import torch\n", own, later]
-    assert violations_in_source(cells, "row_softmax", ("torch.softmax",), own) == ["torch.softmax"]
+    names = names_of("import torch\n", own, later)
+    assert names.violations("row_softmax", ("torch.softmax",), "cell 1") == ["torch.softmax"]
 
 
-def test_an_honest_answer_is_not_blamed_for_a_later_cell():
-    later = SOFTMAX.replace("row_softmax", "library_softmax")
-    assert violations_in_source(["import torch", HONEST, later], "row_softmax", ("torch.softmax",), HONEST) == []
+COMPARED = "print((row_softmax(given) - torch.softmax(given, 0)).abs())\nexpected = torch.softmax(given, 0)\n"
+INNOCENT = {
+    "a later cell calls the library": ("", HONEST, SOFTMAX.replace("row_softmax", "library_softmax")),
+    "it is compared with the library": ("", HONEST, COMPARED),
+    "the library is compared in its own cell": ("", HONEST + COMPARED, ""),
+    "a draft of a helper used the library": (
+        "def part(x):\n    return torch.softmax(x, 0)\n",
+        "def part(x):\n    return x.exp()\n\n\ndef row_softmax(logits):\n    return part(logits)\n",
+        "",
+    ),
+    "a variable is called like a function of a star": (
+        "from torch.nn.functional import *\n",
+        "def row_softmax(logits):\n    softmax = logits.exp()\n    return sum(softmax for softmax in softmax)\n",
+        "",
+    ),
+    "an argument is called like an import": (
+        "from torch import softmax\n",
+        "def row_softmax(softmax):\n    return softmax.exp()\n",
+        "",
+    ),
+    "its own helper comes after the import": (
+        "from torch import softmax\n",
+        "def softmax(x):\n    return x.exp()\n\n\ndef row_softmax(logits):\n    return softmax(logits)\n",
+        "",
+    ),
+    "magics and installs": (
+        "%matplotlib inline\n!pip install torch\nimport os\n",
+        f"%%time\n{HONEST}",
+        "torch.softmax?",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", INNOCENT)
+def test_an_honest_answer_is_not_blamed(how: str):
+    names = names_of("import torch", *INNOCENT[how])
+    assert names.violations("row_softmax", ("torch.softmax", "torch.nn.functional.softmax"), "cell 2") == []
+
+
+@pytest.mark.parametrize("line", ["_ = !true", "print?"])
+def test_a_cell_that_needs_ipython_is_read_as_it_is_run(torch_lesson: tuple[Grader, Catalogue], line: str):
+    grader, catalogue = torch_lesson
+    for source, status in ((SOFTMAX, "failed"), (STABLE, "passed")):
+        handed = hand_in(catalogue, "l02_torch", {"l02-row-softmax": f"{source}{line}\n"})
+        (found,) = grader.grade(handed).results
+        assert found.status == status, found
+
+
+def test_a_cell_that_only_a_loosened_parser_can_read_is_not_run(torch_lesson: tuple[Grader, Catalogue]):
+    grader, catalogue = torch_lesson
+    top = "import sys\nsys.set_int_max_str_digits(0)\nsys.setrecursionlimit(10**6)\n"
+    for trick in ("9" * 5_000, "+".join(["1"] * 20_000)):
+        handed = hand_in(catalogue, "l02_torch", {"l02-row-softmax": f"{SOFTMAX}x = {trick}\n"}, top=top)
+        (found,) = grader.grade(handed).results
+        assert (found.status, found.points) in [("crashed", 0), ("failed", 0)], found.message[:300]
+
+
+def test_every_cell_is_parsed_once(grader: Grader, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch):
+    parsed: list[str] = []
+    monkeypatch.setattr(
+        "grader.cohort.session.read_cell", lambda source, file: parsed.append(file) or read_cell(source, file)
+    )
+    monkeypatch.setattr(grader.prepared[0].exercise, "forbidden", ("numpy.add",))
+    monkeypatch.setattr(grader.prepared[1].exercise, "forbidden", ("numpy.add",))
+    assert grader.grade(hand_in(catalogue, LESSON, {SUM: WRONG, MEAN: "class RunningMean(scaled_sum): 1"})).points == 0
+    assert len(parsed) == len(set(parsed)) > 2
 
 
 @pytest.mark.parametrize(
@@ -444,4 +605,4 @@ def test_an_honest_answer_is_not_blamed_for_a_later_cell():
 def test_the_course_s_own_helpers_that_hold_the_answer_are_forbidden(exercise: str, module: str, name: str):
     wanted = find_course().find(exercise)[1]
     source = f"from {module} import {name}\n\n\ndef {wanted.answer_name}(*given):\n    return {name}(*given)\n"
-    assert violations_in_source([source], wanted.answer_name, wanted.forbidden, source)
+    assert names_of(source).violations(wanted.answer_name, wanted.forbidden)

@@ -178,12 +178,15 @@ def test_tries_are_told_where_learners_handed_in_their_progress(
         file = submissions / name / "progress.sqlite"
         file.parent.mkdir()
         file.write_bytes(data)
+    (submissions / "grace").mkdir()
+    (submissions / "grace" / ".grader").symlink_to(submissions / "ada" / ".grader")
     said = run(catalogue, graded[1], submissions=submissions, folder=tmp_path / "out")
     learners = table(tmp_path / "out" / LESSON, "learners").set_index(["learner", "exercise_id"])
+    assert pd.isna(learners.loc[("grace", SUM), "tries"])
     assert learners.loc[("ada", SUM), "tries"] == 4 and pd.isna(learners.loc[("ada", MEAN), "tries"])
     assert table(tmp_path / "out" / LESSON, "items").median_tries[0] == 3
     assert "median tries" in (tmp_path / "out" / LESSON / "report.html").read_text()
-    for name in ("dana", "eli", "fatima"):
+    for name in ("dana", "eli", "fatima", "grace"):
         assert f"{name}: the tries in progress.sqlite cannot be read" in said
 
 

@@ -22,13 +22,18 @@ class CollectError(ValueError):
 
 @dataclass(frozen=True)
 class Handed:
-    """One learner's file."""
+    """One learner's file. folder: the submissions that it lies below; none of the folders between may be a link."""
 
     learner: str
     path: Path
+    folder: Path | None = None
 
     def read(self) -> bytes:
         """The file's bytes; links and anything but a plain file are refused, and no more than the cap is read."""
+        between = self.path.relative_to(self.folder).parents if self.folder else ()
+        for part in between:
+            if self.folder and part.name and (self.folder / part).is_symlink():
+                raise OSError(f"the folder {part} is a link, perhaps to another learner's; hand in the folder itself")
         return read_plain_file(self.path, LARGEST_BYTES)
 
 
@@ -67,9 +72,9 @@ def _found(folder: Path, lesson: Lesson) -> Iterator[Handed]:
         if entry.is_dir():
             path = _in_folder(entry, lesson)
             if path is not None:
-                yield Handed(entry.name, path)
+                yield Handed(entry.name, path, folder)
         elif entry.suffix == ".ipynb":
-            yield Handed(entry.stem, entry)
+            yield Handed(entry.stem, entry, folder)
 
 
 def _in_folder(folder: Path, lesson: Lesson) -> Path | None:

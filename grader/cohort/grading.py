@@ -27,7 +27,7 @@ from grader.cohort.session import Answered, Session
 from grader.cohort.submission import Submission, UnreadableError, read_submission, with_parts
 from grader.cohort.warm_parent import ChildError, WarmParent, WarmParentError, interpreter_folders
 from grader.exercise import Exercise
-from grader.forbidden import violations_in_source
+from grader.forbidden import NotebookNames
 from grader.judge import BrokenExerciseError, Question, broken, call_all, judge, not_started, prepare
 from grader.live import LIVE_SEED
 from grader.result import Result
@@ -152,6 +152,7 @@ class Grader:
                 if supplied is not submission:
                     again = self._session(parent, supplied)
                     again.began = session.began
+                    again.plain |= session.plain
                     (results[number],) = self._results([prepared], again, supplied)
                     session.add_usage(again)
         return self._result(
@@ -176,8 +177,10 @@ class Grader:
             hidden = [self._call(prepared, session, visible=False) for prepared in asked]
         finally:
             session.close()
+        plain = {cell.name: session.plain.get(cell.name) for cell in submission.cells}
+        names = NotebookNames({name: cell for name, cell in plain.items() if cell})
         answered = zip(asked, visible, hidden, strict=True)
-        return [self._judge(prepared, submission, shown, rest) for prepared, shown, rest in answered]
+        return [self._judge(prepared, submission, names, shown, rest) for prepared, shown, rest in answered]
 
     def _call(self, prepared: _Prepared, session: Session, *, visible: bool) -> Answered:
         exercise = prepared.exercise
@@ -186,7 +189,9 @@ class Grader:
         asked = [question for question in prepared.questions if question.case.visible == visible]
         return session.run(exercise, asked, exercise.limit_seconds)
 
-    def _judge(self, prepared: _Prepared, submission: Submission, visible: Answered, hidden: Answered) -> Result:
+    def _judge(
+        self, prepared: _Prepared, submission: Submission, names: NotebookNames, visible: Answered, hidden: Answered
+    ) -> Result:
         exercise = prepared.exercise
         if prepared.broken:
             return prepared.broken
@@ -196,8 +201,7 @@ class Grader:
             return not_started(exercise, f"No answer was found: {absent} after your notebook has run.")
         rest = {True: iter(visible.outcomes), False: iter(hidden.outcomes)}
         outcomes = [next(rest[question.case.visible]) for question in prepared.questions]
-        own = next(cell.source for cell in submission.cells if cell.name == submission.answers[exercise.id])
-        found = violations_in_source(submission.sources, exercise.answer_name, exercise.forbidden, own)
+        found = names.violations(exercise.answer_name, exercise.forbidden, submission.answers[exercise.id])
 
         def outcomes_of(wrong: Callable[..., Any]) -> list[Outcome]:
             return self._outcomes_of(prepared, wrong)

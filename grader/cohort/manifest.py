@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 from grader.build import build_lesson
 from grader.catalogue import Catalogue
@@ -38,6 +39,16 @@ class Manifest:
     exercises: tuple[Exercise, ...]
     stubs: dict[str, str]
     digest: str
+
+    @cached_property
+    def released_code(self) -> dict[str, ReleasedCell]:
+        """The code cells by their source without white space."""
+        return {squeeze(cell.source): cell for cell in reversed(self.cells) if cell.is_code}
+
+    @cached_property
+    def squeezed_stubs(self) -> dict[str, str]:
+        """Exercise id -> its stub without white space."""
+        return {exercise_id: squeeze(text) for exercise_id, text in self.stubs.items()}
 
     def exercise_of_cell(self, identity: str) -> Exercise | None:
         """The exercise whose answer belongs into the cell of that id."""

@@ -13,10 +13,12 @@ from typing import Any
 
 from grader import wire
 from grader.call import CallError, Outcome
+from grader.cell_names import CellNames, NotPythonError, read_cell
 from grader.cohort.submission import RunCell, Submission
 from grader.cohort.warm_parent import Child, ChildError, Ending, WarmParent, WarmParentError
 from grader.exercise import Exercise
 from grader.judge import Question
+from grader.plain_python import has_marks
 from grader.sandbox.channel import ChannelError, SilenceError
 
 GRACE_SECONDS = 3.0
@@ -40,7 +42,11 @@ class Answered:
 
 @dataclass
 class Session:
-    """Runs one submission. `close` it. answer_names: exercise id -> the name that its answer must have."""
+    """Runs one submission. `close` it.
+
+    answer_names: exercise id -> the name that its answer must have. plain: cell -> it as plain Python, which is what is
+    read for forbidden names and what is run; None for one that is no Python: it is not run.
+    """
 
     parent: WarmParent
     submission: Submission
@@ -50,6 +56,7 @@ class Session:
     poisonous: set[str] = field(default_factory=set)
     died_once: set[str] = field(default_factory=set)
     cell_errors: dict[str, CallError] = field(default_factory=dict)
+    plain: dict[str, CellNames | None] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     peak_bytes: int = 0
     processor_seconds: float = 0.0
@@ -141,9 +148,16 @@ class Session:
 
     def _run_cells(self) -> bool:
         """Run the cells in order; those that missed a name get another turn, since a notebook may be out of order."""
-        waiting = [cell for cell in self.submission.cells if cell.name not in self.poisonous]
         deadline = time.monotonic() + SET_UP_SECONDS
         late = CallError("OutOfTime", f"not run: the cells before it took over {SET_UP_SECONDS:.0f} s")
+        for cell in self.submission.cells:  # All of them before one runs: nothing of the learner's has a hand in it.
+            if cell.name in self.plain or cell.name in self.poisonous:
+                continue
+            if time.monotonic() > deadline:
+                self.plain[cell.name], self.cell_errors[cell.name] = None, late
+            elif not self._read_cell(cell):
+                return False
+        waiting = [cell for cell in self.submission.cells if cell.name not in self.poisonous and self.plain[cell.name]]
         while waiting:
             missed = []
             for cell in waiting:
@@ -160,6 +174,26 @@ class Session:
             waiting = missed
         return True
 
+    def _read_cell(self, cell: RunCell) -> bool:
+        """Put a cell into plain Python and read it; False when the child was lost over it."""
+        assert self.child is not None
+        source = cell.source
+        try:
+            if has_marks(source):
+                request = {"kind": "plain", "limit_seconds": CELL_SECONDS}
+                reply, data = self.child.channel.ask(request, source.encode(), CELL_SECONDS + GRACE_SECONDS)
+                # What IPython itself refuses is no Python either: the parser below says so.
+                source = source if _error(reply["error"]) else data.decode()
+        except (ChannelError, ValueError, TypeError, KeyError) as error:
+            self._lose(cell, error)
+            return False
+        try:
+            self.plain[cell.name] = read_cell(source, f"<cell {cell.name}>")
+        except NotPythonError as error:
+            self.plain[cell.name] = None
+            self.cell_errors[cell.name] = CallError(error.kind, str(error)[:LONGEST_TEXT])
+        return True
+
     def _run_cell(self, cell: RunCell) -> CallError | None:
         assert self.child is not None
         request = {
@@ -169,16 +203,22 @@ class Session:
             "binds": self.answer_names.get(cell.answer_of, ""),
             "limit_seconds": CELL_SECONDS,
         }
+        plain = self.plain[cell.name]
+        assert plain is not None
         try:
-            reply, _ = self.child.channel.ask(request, cell.source.encode(), CELL_SECONDS + GRACE_SECONDS)
+            reply, _ = self.child.channel.ask(request, plain.source.encode(), CELL_SECONDS + GRACE_SECONDS)
             return _error(reply["error"])
         except Exception as error:  # As in `_run_once`.
-            found = self._explain(error, CELL_SECONDS)
-            if found.type != DIED or cell.name in self.died_once:
-                self.cell_errors[cell.name] = found
-                self.poisonous.add(cell.name)
-            self.died_once.add(cell.name)
-            return found
+            return self._lose(cell, error)
+
+    def _lose(self, cell: RunCell, error: Exception) -> CallError:
+        """A cell that a child was lost over; one that ended itself, or was ended from outside, gets a second try."""
+        found = self._explain(error, CELL_SECONDS)
+        if found.type != DIED or cell.name in self.died_once:
+            self.cell_errors[cell.name] = found
+            self.poisonous.add(cell.name)
+        self.died_once.add(cell.name)
+        return found
 
     def _hang_up(self) -> Ending:
         assert self.child is not None

@@ -11,14 +11,16 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-from grader.cohort.manifest import Manifest, same_text
+from grader.cohort.manifest import Manifest
 from grader.exercise import Exercise
-from grader.source import answer_source
+from grader.source import answer_source, squeeze
 
 LARGEST_BYTES = 100 * 2**20
 LARGEST_CELL_CHARACTERS = 200_000
+LARGEST_CODE_CHARACTERS = 2_000_000  # All cells together are parsed here; outputs and pictures are not.
 MOST_CELLS = 2_000
 LONGEST_NAME = 64  # As nbformat allows for a cell's id.
 
@@ -29,7 +31,10 @@ class UnreadableError(ValueError):
 
 @dataclass(frozen=True)
 class RunCell:
-    """One cell to run. answer_of: the exercise whose answer it holds, "" for helpers and the learner's own cells."""
+    """One cell to run, of a name that no other cell of the submission has.
+
+    answer_of: the exercise whose answer it holds, "" for helpers and the learner's own cells.
+    """
 
     name: str
     source: str
@@ -50,11 +55,6 @@ class Submission:
     answers: dict[str, str]
     repairs: tuple[str, ...] = ()
 
-    @property
-    def sources(self) -> list[str]:
-        """The code of every cell that is run, in order."""
-        return [cell.source for cell in self.cells]
-
 
 @dataclass
 class _Raw:
@@ -64,6 +64,11 @@ class _Raw:
     grade_id: str
     kind: str
     source: str
+
+    @cached_property
+    def squeezed(self) -> str:
+        """Its source without white space, as an editor or a line-ending conversion may change it."""
+        return squeeze(self.source)
 
 
 @dataclass
@@ -77,6 +82,7 @@ def read_submission(data: bytes, manifest: Manifest) -> Submission:
     """Read a notebook file; raises UnreadableError."""
     repairs: list[str] = []
     raw = _cells(data, manifest, repairs)
+    _require_code_to_be_short(raw, manifest)
     reading = _Reading(repairs=repairs)
     claimed = _claim(raw, manifest, reading)
     for position, cell in enumerate(raw):
@@ -115,6 +121,18 @@ def _cells(data: bytes, manifest: Manifest, repairs: list[str]) -> list[_Raw]:
             f"hand in {manifest.lesson.notebook_name}"
         )
     return raw
+
+
+def _require_code_to_be_short(raw: list[_Raw], manifest: Manifest) -> None:
+    code = [cell for cell in raw if cell.kind == "code" or _mentions([cell], manifest)]
+    sizes = [
+        len(cell.source) for cell in code if len(cell.source) <= LARGEST_CELL_CHARACTERS
+    ]  # Others are passed over.
+    if sum(sizes) > LARGEST_CODE_CHARACTERS:
+        raise UnreadableError(
+            f"its code cells hold {sum(sizes):,} characters, over {LARGEST_CODE_CHARACTERS:,}; take out data that was "
+            "pasted into code cells and hand it in again (outputs and pictures may stay)"
+        )
 
 
 def _mentions(raw: list[_Raw], manifest: Manifest) -> bool:
@@ -191,9 +209,8 @@ def _claim(raw: list[_Raw], manifest: Manifest, reading: _Reading) -> dict[int, 
     claimed: dict[int, str] = {}
     for exercise in manifest.exercises:
         own = [i for i, cell in enumerate(raw) if exercise.id in (cell.identity, cell.grade_id)]
-        changed = [
-            i for i in own if not same_text(raw[i].source, manifest.stubs[exercise.id]) and raw[i].source.strip()
-        ]
+        blank = ("", manifest.squeezed_stubs[exercise.id])
+        changed = [i for i in own if raw[i].squeezed not in blank]
         if len(own) > 1:
             reading.repairs.append(f"{len(own)} cells are called {exercise.id}; the last one with an answer was taken")
         if changed:
@@ -202,7 +219,7 @@ def _claim(raw: list[_Raw], manifest: Manifest, reading: _Reading) -> dict[int, 
 
 
 def _read_cell(position: int, cell: _Raw, answer_of: str, manifest: Manifest, reading: _Reading) -> None:
-    name = answer_of or cell.identity or f"number {position + 1}"
+    name = answer_of or _free_name(position, cell, manifest, reading)
     if len(cell.source) > LARGEST_CELL_CHARACTERS:
         reading.repairs.append(f"cell {name} has {len(cell.source):,} characters and was passed over")
         return
@@ -212,9 +229,9 @@ def _read_cell(position: int, cell: _Raw, answer_of: str, manifest: Manifest, re
         reading.answers[answer_of] = name
         reading.cells.append(RunCell(name, cell.source, answer_of))
         return
-    if cell.kind != "code" or not cell.source.strip() or _is_known_stub(cell.source, manifest):
+    if cell.kind != "code" or cell.squeezed in ("", *manifest.squeezed_stubs.values()):
         return
-    released = next((each for each in manifest.cells if each.is_code and same_text(each.source, cell.source)), None)
+    released = manifest.released_code.get(cell.squeezed)
     if released is not None:
         if released.definitions:
             reading.cells.append(RunCell(name, released.definitions, released=True))
@@ -224,8 +241,13 @@ def _read_cell(position: int, cell: _Raw, answer_of: str, manifest: Manifest, re
     reading.cells.append(RunCell(name, cell.source))
 
 
-def _is_known_stub(source: str, manifest: Manifest) -> bool:
-    return any(same_text(source, stub) for stub in manifest.stubs.values())
+def _free_name(position: int, cell: _Raw, manifest: Manifest, reading: _Reading) -> str:
+    """Its id, unless another cell is called so: the cell that is judged must be the one that is run.
+
+    A name with a space is one of ours, `number 3` or `our scaled_sum`; no id has one.
+    """
+    taken = {"", *manifest.stubs, *(each.name for each in reading.cells)}
+    return f"number {position + 1}" if cell.identity in taken or " " in cell.identity else cell.identity
 
 
 def _look_elsewhere(exercise_id: str, answer_name: str, reading: _Reading) -> None:

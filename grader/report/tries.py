@@ -28,7 +28,7 @@ def read_tries(folder: Path, results: Sequence[SubmissionResult]) -> tuple[dict[
         if path is None:
             continue
         try:
-            counts = _counts(Handed(result.learner, path).read())
+            counts = _counts(Handed(result.learner, path, folder).read())
         except (OSError, ValueError, sqlite3.Error) as error:
             notes.append(f"{result.learner}: the tries in {path.name} cannot be read: {error}")
             continue
