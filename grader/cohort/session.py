@@ -184,7 +184,7 @@ class Session:
                 reply, data = self.child.channel.ask(request, source.encode(), CELL_SECONDS + GRACE_SECONDS)
                 # What IPython itself refuses is no Python either: the parser below says so.
                 source = source if _error(reply["error"]) else data.decode()
-        except (ChannelError, ValueError, TypeError, KeyError) as error:
+        except Exception as error:  # As in `_run_once`.
             self._lose(cell, error)
             return False
         try:

@@ -32,9 +32,9 @@ def _llama() -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
     with torch.random.fork_rng(devices=[]):
-        model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=16, num_key_value_heads=1, **sizes))
+        model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=16, num_hidden_layers=1, num_key_value_heads=1, **sizes))
         if "peft" in sys.modules:
             from peft import LoraConfig, get_peft_model
 
