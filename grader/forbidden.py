@@ -133,7 +133,7 @@ def _is_behind_another_name(name: str, whole: Set[str], attributes: Set[str]) ->
     values = [_loaded(full) for full in whole]
     for count in range(1, len(parts)):
         prefix = ".".join(parts[:count])
-        if attributes.issuperset(parts[count:]) and (prefix in whole or _is_among(prefix, values)):
+        if attributes >= set(parts[count:]) and (prefix in whole or _is_among(prefix, values)):
             return True
     return False
 
