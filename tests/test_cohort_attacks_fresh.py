@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import copy
 import io
 import json
@@ -420,6 +421,15 @@ def test_a_kept_weight_is_found_where_the_count_of_those_alive_lies(monkeypatch:
     monkeypatch.setattr(StorageWeakRef, "expired", lambda self: True)
     found = check_answer(exercise, naive)
     assert found.status == "failed" and "another_w` is" in found.message, found
+
+
+def test_a_layer_is_not_blamed_for_what_the_notebook_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shell() -> None: ...
+
+    vars(shell)["names"] = [torch.zeros(64, 64)]
+    monkeypatch.setattr(builtins, "get_ipython", shell, raising=False)
+    _, exercise = find_course().find("qlora_linear")
+    assert check_answer(exercise, exercise.answer).status == "passed"
 
 
 def test_a_weight_kept_outside_the_layer_is_found():

@@ -7,6 +7,7 @@ quantisation, and its rank-16 adapter in float32 is 73,728 bytes.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from gc import get_referents
 from types import FunctionType, ModuleType
@@ -309,10 +310,11 @@ def tensors_held(layer: nn.Module) -> list[Tensor]:
 def tensors_within(layer: nn.Module) -> list[Tensor]:
     """Every tensor that the layer leads to: also through lists, dicts, other objects, closures, default arguments.
 
-    Classes, modules and the global names of functions belong to no single layer and are not entered.
+    Classes, modules and their names, builtins among them, belong to no single layer and are not entered: in a notebook
+    `get_ipython` is a builtin, and leads to everything there is.
     """
     found: list[Tensor] = []
-    seen: set[int] = set()
+    seen = {id(vars(module)) for module in list(sys.modules.values()) if isinstance(module, ModuleType)}
     waiting: list[Any] = [layer]
     while waiting:
         each = waiting.pop()
@@ -323,7 +325,7 @@ def tensors_within(layer: nn.Module) -> list[Tensor]:
             found.append(each)
             waiting.append(vars(each))
         elif isinstance(each, FunctionType):
-            waiting += (held for held in get_referents(each) if held is not each.__globals__)
+            waiting += (each.__closure__, each.__defaults__, each.__kwdefaults__, vars(each))
         else:
             waiting += get_referents(each)
     return found
