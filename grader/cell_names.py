@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from grader.syntax_tree import syntax_tree
+
 LONGEST_CHAIN = 20  # Attributes of one name that are followed; no library's is as long.
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -66,7 +68,7 @@ class CellNames:
 def read_cell(source: str, file: str = "<cell>") -> CellNames:
     """Read a cell of plain Python. file: what errors call it. Raises NotPythonError."""
     try:
-        body = ast.parse(source, file).body
+        body = syntax_tree(source, file).body
     except (SyntaxError, ValueError, RecursionError, SystemError, MemoryError) as error:
         raise NotPythonError(error) from error
     statements = (_statement(node) for node in body)

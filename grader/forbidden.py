@@ -5,7 +5,6 @@ It keeps honest learners from handing in the oracle by accident; it is no wall a
 
 from __future__ import annotations
 
-import ast
 import builtins
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -14,6 +13,7 @@ from typing import Any
 
 from grader.cell_names import CellNames, Statement, uses_in
 from grader.source import source_of
+from grader.syntax_tree import syntax_tree
 
 
 def violations(answer: Callable[..., Any], forbidden: Sequence[str]) -> list[str]:
@@ -29,7 +29,7 @@ def violations(answer: Callable[..., Any], forbidden: Sequence[str]) -> list[str
         seen.add(id(target))
         scope = _globals(target)
         try:
-            uses = uses_in([ast.parse(source_of(target))])
+            uses = uses_in([syntax_tree(source_of(target))])
         except SyntaxError:
             continue
         names |= {full for every in uses.imported.values() for full in every}

@@ -15,6 +15,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from grader.source import squeeze
+from grader.syntax_tree import syntax_tree
 
 STUB_BODY = "raiseNotImplementedError"
 
@@ -40,7 +41,7 @@ def demo_names_used(answer: Callable[..., Any], lesson_file: Path, inputs: Seque
 def _assigned(source: str, *, definitions_too: bool = False) -> set[str]:
     """Names that top-level statements bind to values; with definitions_too also functions and classes."""
     try:
-        body = ast.parse(source).body
+        body = syntax_tree(source).body
     except SyntaxError:
         return set()
     names: set[str] = set()

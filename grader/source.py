@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from grader.exercise import Exercise
+from grader.syntax_tree import syntax_tree
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -102,7 +103,7 @@ def public_view(exercise: Exercise) -> str:
     parts = [_whole(text, node) for node in tree.body if any(nodes.get(name) is node for name in kept)]
     parts.append(stub(exercise))
     # Only what these use: an import for the answers' sake would lead learner code to what answers are made of.
-    used = _names_used([ast.parse("\n".join(parts))])
+    used = _names_used([syntax_tree("\n".join(parts))])
     imports = [source for names, source in _imports(text, tree) if names & used]
     return "\n".join(imports) + "\n\n\n" + "\n\n\n".join(parts) + "\n"
 
@@ -191,7 +192,7 @@ def _squeezed(source: str) -> list[str]:
 
 def _parse(exercise: Exercise) -> tuple[str, ast.Module]:
     text = Path(exercise.source_file).read_text(encoding="utf-8")
-    return text, ast.parse(text)
+    return text, syntax_tree(text)
 
 
 def _definitions(tree: ast.Module) -> dict[str, Definition]:
@@ -217,7 +218,7 @@ def source_of(answer: object) -> str:
     method = next(methods, None)
     cell = "".join(linecache.getlines(method.__code__.co_filename)) if method else ""
     try:
-        node = _definitions(ast.parse(cell)).get(answer.__name__)
+        node = _definitions(syntax_tree(cell)).get(answer.__name__)
     except SyntaxError:
         node = None
     return _lines(cell, node.lineno, node.end_lineno or node.lineno) if node else ""

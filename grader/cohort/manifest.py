@@ -16,6 +16,7 @@ from grader.exercise import Exercise
 from grader.notebook_format import nbformat
 from grader.source import squeeze, stub
 from grader.syllabus import Lesson
+from grader.syntax_tree import syntax_tree
 
 _DEFINING = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -74,7 +75,7 @@ def read_manifest(catalogue: Catalogue, lesson: Lesson) -> Manifest:
 def _definitions(cell: nbformat.NotebookNode) -> str:
     if cell.cell_type != "code" or "nbgrader" in cell.metadata:
         return ""
-    tree = ast.parse(cell.source)
+    tree = syntax_tree(cell.source)
     kept = [
         node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom, *_DEFINING)) and not _is_ours(node)
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from grader.catalogue import Catalogue
 from grader.source import public_view
 from grader.syllabus import Lesson
+from grader.syntax_tree import syntax_tree
 
 
 def write_public_tree(catalogue: Catalogue, lesson: Lesson, folder: Path, cells: Iterable[str] = ()) -> Path:
@@ -56,7 +57,7 @@ def imports_of(sources: Iterable[str]) -> list[tuple[str, list[str]]]:
     """(module, names taken from it) of every import in these sources, also those inside functions."""
     found: dict[str, set[str]] = {}
     for source in sources:
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(syntax_tree(source)):
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     found.setdefault(alias.name, set())

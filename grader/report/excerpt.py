@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import warnings
 
+from grader.syntax_tree import syntax_tree
+
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -13,7 +15,7 @@ def parsed(source: str) -> ast.Module | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return ast.parse(source)
+            return syntax_tree(source)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return None
 
