@@ -12,7 +12,7 @@ TWO_WORKERS := -n 2 --no-loadscope-reorder
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# What every target but `lab` needs; once for all targets of one call.
+# What tests, checks and measurements need; done once for all targets of one call.
 ready:
 	@$(PYTHON) set_up.py --all
 

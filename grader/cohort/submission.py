@@ -125,9 +125,8 @@ def _cells(data: bytes, manifest: Manifest, repairs: list[str]) -> list[_Raw]:
 
 def _require_code_to_be_short(raw: list[_Raw], manifest: Manifest) -> None:
     code = [cell for cell in raw if cell.kind == "code" or _mentions([cell], manifest)]
-    sizes = [
-        len(cell.source) for cell in code if len(cell.source) <= LARGEST_CELL_CHARACTERS
-    ]  # Others are passed over.
+    # A cell that is too long by itself is passed over, and so does not count.
+    sizes = [len(cell.source) for cell in code if len(cell.source) <= LARGEST_CELL_CHARACTERS]
     if sum(sizes) > LARGEST_CODE_CHARACTERS:
         raise UnreadableError(
             f"its code cells hold {sum(sizes):,} characters, over {LARGEST_CODE_CHARACTERS:,}; take out data that was "

@@ -29,7 +29,8 @@ addEventListener("click", (event) => {
     if (tab && tab.textContent === notebook && cells > 1 && cells === seen) {
       const active = lab.document.querySelector(panel + ".jp-Cell.jp-mod-active");
       if (said && active && answer.test(plain(active.textContent))) return stop();
-      if (!said) ["pointerdown", "keydown", "wheel"].forEach((kind) => lab.addEventListener(kind, stop, { once: true }));
+      const touches = said ? [] : ["pointerdown", "keydown", "wheel"];
+      touches.forEach((kind) => lab.addEventListener(kind, stop, { once: true, capture: true }));
       said += 1;
       lab.history.replaceState({}, "", link.pathname);
       lab.location.replace(link.href);
