@@ -140,8 +140,23 @@ def uses_in(nodes: Iterable[ast.AST]) -> Uses:
             for number, each in enumerate(node.generators):
                 waiting += [(part, inside) for part in (*each.ifs, *([each.iter] if number else []))]
         else:
+            if isinstance(node, ast.ClassDef):  # Whoever has the class has these, as its attributes.
+                handed_on = {bound for each in _imports_of_class(node) for bound, _ in _imports(each)}
+                dotted |= handed_on
+                whole |= handed_on
             waiting += [(each, hidden) for each in ast.iter_child_nodes(node)]
     return Uses(frozenset(dotted), frozenset(whole), frozenset(attributes), imported, frozenset(stars))
+
+
+def _imports_of_class(node: ast.ClassDef) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Those among its own statements, and not among those of its functions and classes."""
+    waiting: list[ast.AST] = [node]
+    while waiting:
+        for each in ast.iter_child_nodes(waiting.pop()):
+            if isinstance(each, ast.Import | ast.ImportFrom):
+                yield each
+            elif not isinstance(each, (*_FUNCTIONS, ast.ClassDef)):
+                waiting.append(each)
 
 
 def _imports(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:

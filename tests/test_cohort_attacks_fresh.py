@@ -511,6 +511,10 @@ HIDDEN_USES = {
     "set by a helper": ("def load():\n    global lib\n    lib = torch\nload()\n" + LIB, ""),
     "as a default": (LIB.replace("logits)", "logits, lib=torch)"), ""),
     "in a class": ("class H:\n    lib = torch\n" + LIB.replace("lib.", "H.lib."), ""),
+    "imported by a class": (
+        "class H:\n    if True:\n        import torch as lib\n" + LIB.replace("lib.", "H.lib."),
+        "",
+    ),
     "in an attribute": ("h = H()\nh.lib = torch\n" + LIB.replace("lib.", "h.lib."), ""),
     "imported with a star": ("from torch import *\n" + LIB.replace("lib.", ""), ""),
     "kept before a decoy": (
@@ -557,6 +561,12 @@ INNOCENT = {
     "its own helper comes after the import": (
         "from torch import softmax\n",
         "def softmax(x):\n    return x.exp()\n\n\ndef row_softmax(logits):\n    return softmax(logits)\n",
+        "",
+    ),
+    "a method imports what it does not hand on": (
+        "",
+        "class H:\n    def norm(self, x):\n        import torch\n\n        return torch.exp(x)\n\n\n"
+        "def row_softmax(logits):\n    h = H()\n    h.softmax = h.norm\n    return h.softmax(logits)\n",
         "",
     ),
     "magics and installs": (

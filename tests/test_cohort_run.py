@@ -32,6 +32,7 @@ from grader.cohort.session import Session
 from grader.cohort.store import ResultStore, StoreError
 from grader.cohort.submission import Submission
 from grader.cohort.warm_parent import WarmParent, WarmParentError
+from grader.exercise import Exercise
 from grader.sandbox.isolation import NONE
 
 LESSON = "l01_plain"
@@ -234,11 +235,27 @@ def test_a_fault_of_ours_under_one_notebook_costs_the_others_nothing(
     handed = cohort(catalogue, tmp_path / "in", 4)
     results = grade_all(grader, handed, ResultStore(tmp_path / "out", LESSON), workers=2)
     assert [each.points for each in results] == [5, 0, 0, 2]
-    assert {each.status for each in results[1].results} == {"broken"}
-    assert "a fault of the grader, RuntimeError: boom" in results[1].problem
+    assert results[1].results[0].status == "broken"
+    told = results[1].problem if where == "read_submission" else results[1].results[0].message
+    assert "a fault of the grader, RuntimeError: boom" in told
     monkeypatch.undo()
     again = grade_all(grader, handed, ResultStore(tmp_path / "out", LESSON), workers=1)
     assert "broken" not in {each.status for each in again[1].results}
+
+
+def test_a_fault_of_ours_in_judging_one_exercise_costs_that_one_alone(
+    grader: Grader, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+):
+    def faulty(exercise: Exercise, *given, **more):
+        if exercise.id == grader.manifest.exercises[0].id:
+            raise RuntimeError("boom")
+        return judge(exercise, *given, **more)
+
+    judge = grading.judge
+    monkeypatch.setattr(grading, "judge", faulty)
+    first, *others = grader.grade(hand_in(catalogue, LESSON, KINDS[0])).results
+    assert (first.status, [each.status for each in others]) == ("broken", ["passed"] * len(others))
+    assert others and "not yours, and costs you nothing" in first.message
 
 
 def test_a_warm_parent_that_cannot_be_replaced_stops_the_run(

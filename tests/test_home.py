@@ -20,6 +20,7 @@ from course.home.choices import HoursError, checked_hours, keep_hours, keep_plac
 from course.home.declared import Declarations, declaration_in
 from course.home.overview import Overview, read_overview
 from course.home.page import Pages, tries_text, when_text
+from course.home.portfolio import write_portfolio_apart, written_portfolio
 from course.home.skills import AREAS, BEYOND
 from course.home.weeks import hours_text, plan_weeks
 from course.placement.suggestion import Placement
@@ -144,6 +145,31 @@ def test_an_attempt_at_an_exercise_that_is_gone_is_passed_over(workspace: Path, 
     page = home(read_overview(declarations, workspace))
     assert "Where to begin" in page
     assert "Start L00" in text_of(page)
+
+
+def test_the_portfolio_is_offered_then_shown_with_when_it_was_written(
+    workspace: Path, declarations: Declarations
+) -> None:
+    assert "Write my portfolio" in home(read_overview(declarations, workspace))
+    write_portfolio_apart(workspace)
+    page = home(read_overview(declarations, workspace))
+    assert "Write it again" in page
+    assert 'href="/base/course/portfolio"' in page
+    assert 'href="/base/lab/tree/portfolio/resume.md"' in page
+    assert f"Written {when_text(written_portfolio(workspace).written)}" in text_of(page)
+
+
+def test_a_portfolio_that_cannot_be_written_says_why_and_the_page_is_not_loaded_anew(
+    workspace: Path, declarations: Declarations
+) -> None:
+    (workspace / "portfolio").touch()
+    with pytest.raises(WorkspaceError, match=r"The portfolio cannot be written to .*: ") as raised:
+        write_portfolio_apart(workspace)
+    with pytest.raises(WorkspaceError, match="was not written"):
+        write_portfolio_apart(workspace / "nowhere")
+    page = Pages("/").home(read_overview(declarations, workspace), "t", portfolio_error=str(raised.value)).html
+    assert str(raised.value) in html.unescape(page)
+    assert 'data-version=""' in page
 
 
 def test_an_unreadable_progress_file_is_told_and_the_page_opens(workspace: Path, declarations: Declarations) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from course.home.declared import Declarations
 from course.home.learner import Learner, read_learner
 from course.home.path import CoursePath, LessonRow, Step, course_path, next_step
+from course.home.portfolio import WrittenPortfolio, written_portfolio
 from course.home.weeks import Week, plan_weeks
 from course.placement.suggestion import Suggestion, suggest
 from grader.syllabus import Course, Lesson
@@ -18,7 +19,8 @@ from grader.syllabus import Course, Lesson
 class Overview:
     """suggestion: None before the placement was taken. step: None once every exercise has passed.
 
-    to_take: the lessons the plan holds, which are not done and not among those the placement lets skip.
+    to_take: the lessons the plan holds, which are not done and not among those the placement lets skip. portfolio: None
+    before it is first written.
     """
 
     course: Course
@@ -28,6 +30,7 @@ class Overview:
     step: Step | None
     to_take: tuple[LessonRow, ...]
     weeks: tuple[Week, ...]
+    portfolio: WrittenPortfolio | None
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -46,7 +49,8 @@ def read_overview(declarations: Declarations, workspace: Path) -> Overview:
     step = next_step(path, learner.last.exercise if learner.last else None, order)
     to_take = _to_take(path, suggestion.to_take if suggestion else lessons, step)
     weeks = plan_weeks([(row.lesson, row.minutes_left) for row in to_take], learner.choices.hours_per_week)
-    return Overview(declarations.catalogue.course, learner, path, suggestion, step, to_take, weeks)
+    portfolio = written_portfolio(workspace)
+    return Overview(declarations.catalogue.course, learner, path, suggestion, step, to_take, weeks, portfolio)
 
 
 def _to_take(path: CoursePath, lessons: Iterable[Lesson], step: Step | None) -> tuple[LessonRow, ...]:

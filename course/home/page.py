@@ -53,13 +53,20 @@ class Pages:
         self._environment.filters |= {"duration": hours_text, "when": when_text, "tries": tries_text}
         self._style, self._script = self._text("home.css"), self._text("home.js")
 
-    def home(self, overview: Overview, xsrf_token: str, error: str = "", hours_given: str = "") -> Page:
-        """The home page. error, hours_given: what was wrong with the hours that came in, and what they were."""
+    def home(
+        self, overview: Overview, xsrf_token: str, error: str = "", hours_given: str = "", portfolio_error: str = ""
+    ) -> Page:
+        """The home page.
+
+        error, hours_given: what was wrong with the hours that came in, and what they were. portfolio_error: why no
+        portfolio could be written.
+        """
         areas, missing = skill_map(overview.path.lessons, overview.course.skills)
         return self._page(
             "home.html",
             title=overview.course.title,
-            version=_digest(repr(overview)),
+            # The answer to a form that was refused stays as it is: to load it anew would send the form again.
+            version="" if error or portfolio_error else _digest(repr(overview)),
             overview=overview,
             questions=QUESTIONS,
             last=self._last(overview),
@@ -72,6 +79,7 @@ class Pages:
             error=error,
             hours=hours_given or f"{overview.learner.choices.hours_per_week:g}",
             most_hours=MOST_HOURS,
+            portfolio_error=portfolio_error,
             xsrf_token=xsrf_token,
         )
 

@@ -1,4 +1,4 @@
-"""The Jupyter server extension: `{base_url}course`, `course/placement` and `course/plan`, for whoever is logged in.
+"""The Jupyter server extension: `{base_url}course` and its pages (`HANDLERS`), for whoever is logged in.
 
 Files are read in a thread: a progress file that a kernel holds must not stop the server that serves that kernel.
 """
@@ -22,6 +22,7 @@ from course.home.choices import HoursError, checked_hours, keep_hours, keep_plac
 from course.home.declared import Declarations
 from course.home.overview import Overview, read_overview
 from course.home.page import Page, Pages
+from course.home.portfolio import write_portfolio_apart, written_portfolio
 from course.placement.questions import QUESTIONS
 from course.placement.suggestion import BACKGROUNDS, Placement, PlacementError, is_right
 from course.workspace import WorkspaceError
@@ -30,6 +31,9 @@ from grader.live import HOME_VARIABLE
 
 if TYPE_CHECKING:
     from jupyter_server.serverapp import ServerApp
+
+# The learner may have edited the file: nothing in it runs, and nothing is loaded or sent.
+PORTFOLIO_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; sandbox"
 
 
 class Home:
@@ -112,6 +116,34 @@ class PlanHandler(HomeHandler):
         self.redirect(url_path_join(self.home.base_url, "course") + "#plan", status=303)
 
 
+class PortfolioHandler(HomeHandler):
+    """The portfolio's page, as it was last written."""
+
+    @web.authenticated
+    async def get(self) -> None:
+        """Show it under the policy that it brings itself; before it is first written, the home page offers that."""
+        portfolio = await asyncio.to_thread(written_portfolio, self.home.workspace)
+        if portfolio is None:
+            self.redirect(url_path_join(self.home.base_url, "course") + "#portfolio")
+            return
+        self.set_header("Content-Security-Policy", PORTFOLIO_POLICY)
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.finish(await asyncio.to_thread(portfolio.page.read_bytes))
+
+    @web.authenticated
+    async def post(self) -> None:
+        """Write it and show it, or say why it cannot be written."""
+        token = self.form_token
+        try:
+            await asyncio.to_thread(write_portfolio_apart, self.home.workspace)
+        except WorkspaceError as error:
+            message = str(error)
+            await self.send(lambda: self.home.pages.home(self.home.overview(), token, portfolio_error=message), 500)
+            return
+        self.redirect(url_path_join(self.home.base_url, "course", "portfolio"), status=303)
+
+
 class PlacementHandler(HomeHandler):
     """The placement's form and its result."""
 
@@ -148,17 +180,20 @@ class PlacementHandler(HomeHandler):
         self.redirect(url_path_join(self.home.base_url, "course", "placement") + "#result", status=303)
 
 
+HANDLERS = {
+    "course": CourseHandler,
+    "course/plan": PlanHandler,
+    "course/placement": PlacementHandler,
+    "course/portfolio": PortfolioHandler,
+}
+
+
 def _load_jupyter_server_extension(server: ServerApp) -> None:
     base_url = server.web_app.settings["base_url"]
     home = Home(Path(server.root_dir), base_url)
     # Kernels inherit it, and `progress()` links to it there.
     os.environ[HOME_VARIABLE] = url_path_join(base_url, "course")
     server.io_loop.run_in_executor(None, home.read_ahead)
-    handlers = {
-        "course": CourseHandler,
-        "course/plan": PlanHandler,
-        "course/placement": PlacementHandler,
-    }
     server.web_app.add_handlers(
-        ".*$", [(url_path_join(base_url, path) + "/?", handler, {"home": home}) for path, handler in handlers.items()]
+        ".*$", [(url_path_join(base_url, path) + "/?", handler, {"home": home}) for path, handler in HANDLERS.items()]
     )

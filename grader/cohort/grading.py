@@ -180,7 +180,7 @@ class Grader:
         plain = {cell.name: session.plain.get(cell.name) for cell in submission.cells}
         names = NotebookNames({name: cell for name, cell in plain.items() if cell})
         answered = zip(asked, visible, hidden, strict=True)
-        return [self._judge(prepared, submission, names, shown, rest) for prepared, shown, rest in answered]
+        return [self._judge_alone(prepared, submission, names, shown, rest) for prepared, shown, rest in answered]
 
     def _call(self, prepared: _Prepared, session: Session, *, visible: bool) -> Answered:
         exercise = prepared.exercise
@@ -188,6 +188,15 @@ class Grader:
             return Answered([])
         asked = [question for question in prepared.questions if question.case.visible == visible]
         return session.run(exercise, asked, exercise.limit_seconds)
+
+    def _judge_alone(
+        self, prepared: _Prepared, submission: Submission, names: NotebookNames, visible: Answered, hidden: Answered
+    ) -> Result:
+        """A fault in judging one exercise costs that one: the others' results stand."""
+        try:
+            return self._judge(prepared, submission, names, visible, hidden)
+        except Exception as error:
+            return broken(prepared.exercise, _our_fault(error))
 
     def _judge(
         self, prepared: _Prepared, submission: Submission, names: NotebookNames, visible: Answered, hidden: Answered

@@ -29,7 +29,6 @@ import math
 import os
 import random
 import re
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -501,7 +500,7 @@ save_adapter = use("save_adapter")
 with quiet_libraries():
     from peft import PeftModel
 
-adapter_folder = Path(tempfile.mkdtemp()) / "sql_adapter"
+adapter_folder = record_file.parent / "sql_adapter"
 save_adapter(model, str(adapter_folder), "SmolLM2-135M-Instruct")
 adapter_bytes = sum(file.stat().st_size for file in adapter_folder.iterdir())
 weights_bytes = sum(p.numel() * p.element_size() for p in load_base_model()[0].parameters())
@@ -509,7 +508,7 @@ loaded = PeftModel.from_pretrained(load_base_model()[0], adapter_folder).eval()
 with torch.no_grad():
     trained_logits = model(**question).logits
     difference = (trained_logits - loaded(**question).logits).abs().max().item()
-print(f"adapter: {adapter_bytes / 1e6:.1f} MB (float32), base model: {weights_bytes / 1e6:.0f} MB")
+print(f"{adapter_folder}: {adapter_bytes / 1e6:.1f} MB (float32), base model: {weights_bytes / 1e6:.0f} MB")
 print(f"peft loads your trained adapter; largest difference of the logits: {difference}")
 assert difference < 0.02 * trained_logits.abs().max(), "the adapter that peft loaded is not the one you trained"
 del loaded
