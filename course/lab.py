@@ -65,6 +65,7 @@ def lab_command(folder: Path, port: int, browser: bool) -> list[str]:
         "--ServerApp.answer_yes=True",  # Ctrl-C stops at once instead of asking
         "--Application.log_level=ERROR",  # its warnings are about nothing that a learner could act on
         "--KernelManager.transport_encryption=auto",  # else the kernel warns, rightly, that it listens unencrypted
+        "--LabApp.expose_app_in_browser=True",  # the course home leads to a notebook's cell through it
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.default_url=/course",
     ]

@@ -247,7 +247,7 @@ def test_a_file_that_is_no_text_costs_its_lesson_only(workspace: Path, copied: t
 )
 def test_a_declaration_that_is_not_plain_says_what(source: str, said: str) -> None:
     with pytest.raises(DeclarationError, match=said):
-        declaration_in(source, "a")
+        declaration_in(source)
 
 
 def test_declarations_read_from_source_are_what_importing_gives(declarations: Declarations) -> None:

@@ -74,6 +74,12 @@ def tab_to(page: Any, selector: str, most: int = 80) -> None:
     raise AssertionError(f"{most} times Tab did not reach {selector}")
 
 
+def wait_for_cell(lab: Any, exercise: str) -> None:
+    """Until JupyterLab has made the exercise's cell the active one."""
+    active = "window.jupyterapp?.shell.currentWidget?.content?.activeCell?.model.id"
+    lab.wait_for_function(f"{active} === '{exercise}'", timeout=START_SECONDS * 1000)
+
+
 def test_keyboard_alone_opens_the_first_lesson_and_then_the_exercise_where_one_stopped(page: Any, folder: Path) -> None:
     assert "Start L00" in page.locator("#continue").inner_text()
     page.keyboard.press("Tab")
@@ -88,19 +94,29 @@ def test_keyboard_alone_opens_the_first_lesson_and_then_the_exercise_where_one_s
     assert "/lab/tree/00_start.ipynb" in lab.url
     assert not lab.get_by_text("Create Assignment").count(), "an instructor's tools are not in a learner's way"
 
+    lab.evaluate("window.kept = true")
     attempt(folder, "l00-make-deterministic", "failed")
     page.evaluate("dispatchEvent(new Event('focus'))")  # a headless tab never loses it
     page.get_by_text("Where you stopped").wait_for()
     page.locator("#continue").focus()
     page.keyboard.press("Enter")
-    # The cell's own number in the notebook: JupyterLab made it the active one, in the tab that was open already.
-    active = "() => window.jupyterapp?.shell.currentWidget?.content?.activeCell?.model.id"
-    lab.wait_for_function(f"{active} && ({active})() === 'l00-make-deterministic'", timeout=START_SECONDS * 1000)
-    assert len(page.context.pages) == 2
+    wait_for_cell(lab, "l00-make-deterministic")
+    page.get_by_role("link", name="L07 LoRA from scratch", exact=True).last.focus()
+    page.keyboard.press("Enter")
+    lab.wait_for_function("window.jupyterapp.shell.currentWidget?.context?.path === '07_lora.ipynb'")
+    assert len(page.context.pages) == 2 and lab.evaluate("window.kept"), "JupyterLab was not loaded anew"
 
     with lab.expect_popup() as opening:
         lab.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Toolbar").get_by_text("Course home").click()
     opening.value.get_by_text("Where you stopped").wait_for()
+
+
+def test_a_link_to_an_exercise_finds_its_cell_while_jupyterlab_starts(page: Any) -> None:
+    exercise = page.locator('[data-exercise="l07-save-adapter"] a')
+    exercise.evaluate("link => link.closest('details').open = true")
+    with page.expect_popup() as opening:
+        exercise.click()
+    wait_for_cell(opening.value, "l07-save-adapter")
 
 
 def test_a_pass_recorded_meanwhile_is_shown_when_the_page_is_looked_at_again(page: Any, folder: Path) -> None:

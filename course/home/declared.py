@@ -16,9 +16,8 @@ from grader.syllabus import Lesson
 
 @dataclass(frozen=True)
 class Declaration:
-    """The facts in `exercise = Exercise(...)`. name: the file's stem. id: also the id of the answer's notebook cell."""
+    """The facts in `exercise = Exercise(...)`. id: also the id of the answer's notebook cell."""
 
-    name: str
     id: str
     title: str
     points: float
@@ -57,11 +56,11 @@ class Declarations:
     def _declaration(self, file: Path) -> Declaration:
         changed = file.stat().st_mtime_ns
         if file not in self._read or self._read[file][0] != changed:
-            self._read[file] = (changed, declaration_in(file.read_text(encoding="utf-8"), file.stem))
+            self._read[file] = (changed, declaration_in(file.read_text(encoding="utf-8")))
         return self._read[file][1]
 
 
-def declaration_in(source: str, name: str) -> Declaration:
+def declaration_in(source: str) -> Declaration:
     """The declaration in an exercise file's text. Raises DeclarationError where it is not there or not plain data."""
     try:
         tree = ast.parse(source)
@@ -83,4 +82,4 @@ def declaration_in(source: str, name: str) -> Declaration:
             facts[field] = ast.literal_eval(given[field])
         except (KeyError, ValueError) as error:
             raise DeclarationError(f"`{field}` of its Exercise is not written out as plain data") from error
-    return Declaration(name=name, **facts)
+    return Declaration(**facts)

@@ -19,6 +19,7 @@ from grader.cohort.warm_parent import Child, ChildError, Ending, WarmParent, War
 from grader.exercise import Exercise
 from grader.judge import Question
 from grader.plain_python import has_marks
+from grader.result import LONGEST_MESSAGE_CHARACTERS
 from grader.sandbox.channel import ChannelError, SilenceError
 
 GRACE_SECONDS = 3.0
@@ -27,7 +28,6 @@ SET_UP_SECONDS = 120.0
 SUBMISSION_SECONDS = 900.0
 EXERCISE_FACTOR = 3
 CONFINE_TRIES = 3
-LONGEST_TEXT = 4_000
 LARGEST_LINE = 10**6
 DIED = "Died"
 
@@ -191,7 +191,7 @@ class Session:
             self.plain[cell.name] = read_cell(source, f"<cell {cell.name}>")
         except NotPythonError as error:
             self.plain[cell.name] = None
-            self.cell_errors[cell.name] = CallError(error.kind, str(error)[:LONGEST_TEXT])
+            self.cell_errors[cell.name] = CallError(error.kind, str(error)[:LONGEST_MESSAGE_CHARACTERS])
         return True
 
     def _run_cell(self, cell: RunCell) -> CallError | None:
@@ -283,4 +283,4 @@ def _line(value: Any) -> int:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"text was expected, got {type(value).__name__}")
-    return value[:LONGEST_TEXT]
+    return value[:LONGEST_MESSAGE_CHARACTERS]

@@ -8,33 +8,42 @@ async function look() {
 addEventListener("focus", look);
 addEventListener("pageshow", (event) => event.persisted && look());
 document.addEventListener("visibilitychange", look);
-// JupyterLab follows #cell-id= only where the notebook is open already, and forgets it while it is still starting: say it
-// again when the cells are there, until the answer's cell is the active one or the learner has taken over.
+// Opens a file in the JupyterLab that is there already, without loading it anew, and leads to an exercise's cell: JupyterLab
+// follows #cell-id= only where the notebook is open, and forgets it while it is starting. So the cell is asked for until it
+// has been the active one twice, or the learner has taken over.
 addEventListener("click", (event) => {
   const link = event.target.closest('a[target="course-lab"]');
-  if (!link || !link.hash || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  const lab = open("", link.target);
+  if (!lab) return;
   event.preventDefault();
-  const lab = open(link.href, link.target);
-  const notebook = decodeURIComponent(link.pathname.split("/").pop());
-  const panel = ".jp-NotebookPanel:not(.lm-mod-hidden) ";
-  const plain = (text) => text.toLowerCase().replace(/[\s_]/g, "");
-  const answer = new RegExp(`(def|class)${plain(link.dataset.answer)}\\b`);
-  let seen = 0;
-  let said = 0;
-  const timer = setInterval(() => {
-    const stop = () => clearInterval(timer);
-    if (!lab || lab.closed || said === 10 || performance.now() - event.timeStamp > 120000) return stop();
-    const tab = lab.document.querySelector("#jp-main-dock-panel .lm-TabBar-tab.jp-mod-current .lm-TabBar-tabLabel");
-    const cells = lab.document.querySelectorAll(panel + ".jp-Cell").length;
-    if (tab && tab.textContent === notebook && cells > 1 && cells === seen) {
-      const active = lab.document.querySelector(panel + ".jp-Cell.jp-mod-active");
-      if (said && active && answer.test(plain(active.textContent))) return stop();
-      const touches = said ? [] : ["pointerdown", "keydown", "wheel"];
-      touches.forEach((kind) => lab.addEventListener(kind, stop, { once: true, capture: true }));
-      said += 1;
-      lab.history.replaceState({}, "", link.pathname);
-      lab.location.replace(link.href);
+  const path = decodeURIComponent(link.pathname.split("/lab/tree/")[1] ?? "");
+  const jupyter = () => {
+    try {
+      return lab.jupyterapp;
+    } catch {
+      return null; // that tab shows another site by now
     }
-    seen = cells;
-  }, 1000);
+  };
+  const app = jupyter();
+  if (!app) lab.location.href = link.href;
+  else if (path) app.restored.then(() => app.commands.execute("docmanager:open", { path }));
+  lab.focus();
+  if (!link.hash) return;
+  const cell = decodeURIComponent(link.hash.replace("#cell-id=", ""));
+  const stop = () => clearInterval(timer);
+  let asked = false;
+  let active = false;
+  const timer = setInterval(() => {
+    if (lab.closed || performance.now() - event.timeStamp > 120000) return stop();
+    const panel = jupyter()?.shell.currentWidget;
+    if (panel?.context?.path !== path || !panel.content.widgets?.some((each) => each.model.id === cell)) return;
+    const before = active;
+    active = panel.content.activeCell?.model.id === cell;
+    if (asked && active && before) return stop();
+    const touches = asked ? [] : ["pointerdown", "keydown", "wheel"];
+    touches.forEach((kind) => lab.addEventListener(kind, stop, { once: true, capture: true }));
+    asked = true;
+    panel.setFragment(link.hash);
+  }, 500);
 });
