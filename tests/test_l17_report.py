@@ -12,6 +12,7 @@ import pytest
 from browsers import WIDE, chromium
 
 from course.evaluation import Evaluation, compare_runs, error_kinds, scored_items, share, turned, write_report
+from course.evaluation.summary import by_slice
 from course.quiz import load_quiz
 from course.sql import bootstrap_interval, load_examples
 
@@ -70,6 +71,13 @@ def runs(tmp_path: Path) -> dict[str, dict[str, Evaluation]]:
 
 def items_of(runs: dict[str, dict[str, Evaluation]], task: str) -> dict[str, Any]:
     return {name: scored_items(task, tasks[task].sample_files[task]) for name, tasks in runs.items()}
+
+
+def test_slices_stand_in_their_order_or_by_size(runs: dict) -> None:
+    slices = by_slice("quiz", items_of(runs, "quiz"))
+    assert [row.label for row in slices["difficulty"]] == ["easy", "medium", "hard"]
+    counts = [row.shares["after"].items for row in slices["topic"]]
+    assert counts == sorted(counts, reverse=True)
 
 
 def test_changes_are_paired_by_item(runs: dict) -> None:

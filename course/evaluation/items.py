@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from course.quiz import DIFFICULTIES
 from course.sql import load_schema, score
 
 if TYPE_CHECKING:
@@ -18,11 +19,14 @@ NARROW_NATS = 0.5
 
 @dataclass(frozen=True)
 class TaskView:
-    """How a task's samples are read. slices: fields of a document. judged(sample) -> (answered, kind of error, "
-    "detail)."""
+    """How a task's samples are read.
+
+    slices: field of a document -> its values in the order to show them; none where the largest comes first.
+    judged(sample) -> (answered, kind of error, detail).
+    """
 
     metric: str
-    slices: tuple[str, ...]
+    slices: Mapping[str, Sequence[str]]
     expected: Callable[[Mapping[str, Any]], str]
     judged: Callable[[Mapping[str, Any]], tuple[str, str, str]]
 
@@ -49,8 +53,10 @@ def _sql_judged(sample: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 VIEWS: Mapping[str, TaskView] = {
-    "quiz": TaskView("acc", ("topic", "difficulty"), lambda doc: doc["choices"][doc["answer"]], _quiz_judged),
-    "sql": TaskView("executed", ("split", "kind"), lambda doc: doc["sql"], _sql_judged),
+    "quiz": TaskView(
+        "acc", {"topic": (), "difficulty": DIFFICULTIES}, lambda doc: doc["choices"][doc["answer"]], _quiz_judged
+    ),
+    "sql": TaskView("executed", {"split": ("seen", "heldout"), "kind": ()}, lambda doc: doc["sql"], _sql_judged),
 }
 
 

@@ -80,11 +80,12 @@ def compare_runs(runs: Mapping[str, pandas.DataFrame], label: str = "all") -> Ro
 
 
 def by_slice(task: str, runs: Mapping[str, pandas.DataFrame]) -> dict[str, list[Row]]:
-    """{slice: a row for each of its values, the largest first}."""
+    """{slice: a row for each of its values, in the view's order, the largest first where it has none}."""
     tables = {}
-    for name in VIEWS[task].slices:
+    for name, order in VIEWS[task].slices.items():
         first = next(iter(runs.values()))
-        values = first[name].value_counts().index
+        found = list(first[name].value_counts().index)
+        values = [*(value for value in order if value in found), *(value for value in found if value not in order)]
         tables[name] = [
             compare_runs({run: items[items[name] == value] for run, items in runs.items()}, str(value))
             for value in values

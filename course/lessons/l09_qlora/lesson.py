@@ -560,8 +560,8 @@ a schema is not.
 
 168 steps of 16 rows on NF4 weights with double quantisation, rank 16 on all linear layers, seed fixed. About 10
 minutes on two cores that have AVX-512 (374 useful tokens per second); two cores of 2017 with AVX2 alone did 120 to
-140, which makes about 25 minutes. The bar shows the loss, the tokens per second and the time left. Interrupt it whenever
-you like: run the cell again, and it goes on from its last checkpoint.
+140, which makes about 25 minutes. The bar shows the loss, the tokens per second and the time left. Interrupt it
+whenever you like: run the cell again, and it goes on from its last checkpoint.
 """
 
 # %%
