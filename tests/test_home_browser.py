@@ -75,9 +75,12 @@ def tab_to(page: Any, selector: str, most: int = 80) -> None:
 
 
 def wait_for_cell(lab: Any, exercise: str) -> None:
-    """Until JupyterLab has made the exercise's cell the active one."""
-    active = "window.jupyterapp?.shell.currentWidget?.content?.activeCell?.model.id"
-    lab.wait_for_function(f"{active} === '{exercise}'", timeout=START_SECONDS * 1000)
+    """Until JupyterLab has made the exercise's cell the active one; it must be in sight, and stay there."""
+    cell = "window.jupyterapp?.shell.currentWidget?.content?.activeCell"
+    lab.wait_for_function(f"{cell}?.model.id === '{exercise}'", timeout=START_SECONDS * 1000)
+    lab.wait_for_timeout(5000)  # JupyterLab draws other cells meanwhile
+    top = lab.evaluate(f"{cell}.node.getBoundingClientRect().top")
+    assert 0 <= top < lab.viewport_size["height"], f"the active cell is {top:.0f} px from the top"
 
 
 def test_keyboard_alone_opens_the_first_lesson_and_then_the_exercise_where_one_stopped(page: Any, folder: Path) -> None:
@@ -112,6 +115,8 @@ def test_keyboard_alone_opens_the_first_lesson_and_then_the_exercise_where_one_s
 
 
 def test_a_link_to_an_exercise_finds_its_cell_while_jupyterlab_starts(page: Any) -> None:
+    # Then JupyterLab, which shares this page's thread, has few idle moments, in which it draws cells.
+    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 4})
     exercise = page.locator('[data-exercise="l07-save-adapter"] a')
     exercise.evaluate("link => link.closest('details').open = true")
     with page.expect_popup() as opening:

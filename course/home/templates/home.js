@@ -10,7 +10,7 @@ addEventListener("pageshow", (event) => event.persisted && look());
 document.addEventListener("visibilitychange", look);
 // Opens a file in the JupyterLab that is there already, without loading it anew, and leads to an exercise's cell: JupyterLab
 // follows #cell-id= only where the notebook is open, and forgets it while it is starting. So the cell is asked for until it
-// has been the active one twice, or the learner has taken over.
+// has been the active one and in sight for two seconds, or the learner has taken over.
 addEventListener("click", (event) => {
   const link = event.target.closest('a[target="course-lab"]');
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -33,17 +33,21 @@ addEventListener("click", (event) => {
   const cell = decodeURIComponent(link.hash.replace("#cell-id=", ""));
   const stop = () => clearInterval(timer);
   let asked = false;
-  let active = false;
+  let settled = 0;
   const timer = setInterval(() => {
     if (lab.closed || performance.now() - event.timeStamp > 120000) return stop();
     const panel = jupyter()?.shell.currentWidget;
-    if (panel?.context?.path !== path || !panel.content.widgets?.some((each) => each.model.id === cell)) return;
-    const before = active;
-    active = panel.content.activeCell?.model.id === cell;
-    if (asked && active && before) return stop();
+    const index = panel?.context?.path === path ? panel.content.widgets?.findIndex((each) => each.model.id === cell) : -1;
+    if (!(index >= 0)) return;
+    const { top, bottom } = panel.content.widgets[index].node.getBoundingClientRect();
+    const there = panel.content.activeCellIndex === index && bottom > 0 && top < lab.innerHeight;
+    settled = asked && there ? settled + 1 : 0;
+    if (settled === 4) return stop();
     const touches = asked ? [] : ["pointerdown", "keydown", "wheel"];
     touches.forEach((kind) => lab.addEventListener(kind, stop, { once: true, capture: true }));
     asked = true;
-    panel.setFragment(link.hash);
+    // Not by setFragment: that waits until JupyterLab has drawn every cell of the notebook, which it does in idle moments.
+    panel.content.activeCellIndex = index;
+    panel.content.scrollToItem(index, "center").catch(() => {}); // the cell may not be drawn yet
   }, 500);
 });
