@@ -8,9 +8,9 @@ async function look() {
 addEventListener("focus", look);
 addEventListener("pageshow", (event) => event.persisted && look());
 document.addEventListener("visibilitychange", look);
-// Opens a file in the JupyterLab that is there already, without loading it anew, and leads to an exercise's cell: JupyterLab
-// follows #cell-id= only where the notebook is open, and forgets it while it is starting. So the cell is asked for until it
-// has been the active one and in sight for two seconds, or the learner has taken over.
+// Opens a file in the JupyterLab that is there already, without loading it anew, and leads to an exercise's cell.
+// JupyterLab follows #cell-id= only where the notebook is open, and forgets it while it is starting. So the cell is asked
+// for until it has been the active one and in sight for two seconds, or the learner has taken over.
 addEventListener("click", (event) => {
   const link = event.target.closest('a[target="course-lab"]');
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -46,7 +46,7 @@ addEventListener("click", (event) => {
     const touches = asked ? [] : ["pointerdown", "keydown", "wheel"];
     touches.forEach((kind) => lab.addEventListener(kind, stop, { once: true, capture: true }));
     asked = true;
-    // Not by setFragment: that waits until JupyterLab has drawn every cell of the notebook, which it does in idle moments.
+    // Not by setFragment: that waits until JupyterLab has drawn every cell, which it does in idle moments.
     panel.content.activeCellIndex = index;
     panel.content.scrollToItem(index, "center").catch(() => {}); // the cell may not be drawn yet
   }, 500);
