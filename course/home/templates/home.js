@@ -9,8 +9,8 @@ addEventListener("focus", look);
 addEventListener("pageshow", (event) => event.persisted && look());
 document.addEventListener("visibilitychange", look);
 // Opens a file in the JupyterLab that is there already, without loading it anew, and leads to an exercise's cell.
-// JupyterLab follows #cell-id= only where the notebook is open, and forgets it while it is starting. So the cell is asked
-// for until it has been the active one and in sight for two seconds, or the learner has taken over.
+// JupyterLab follows #cell-id= only where the notebook is open, and forgets it while it is starting. So the cell is
+// asked for until it has been the active one and in sight for two seconds, or the learner has taken over.
 addEventListener("click", (event) => {
   const link = event.target.closest('a[target="course-lab"]');
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -37,8 +37,9 @@ addEventListener("click", (event) => {
   const timer = setInterval(() => {
     if (lab.closed || performance.now() - event.timeStamp > 120000) return stop();
     const panel = jupyter()?.shell.currentWidget;
-    const index = panel?.context?.path === path ? panel.content.widgets?.findIndex((each) => each.model.id === cell) : -1;
-    if (!(index >= 0)) return;
+    if (panel?.context?.path !== path) return;
+    const index = panel.content.widgets?.findIndex((each) => each.model.id === cell) ?? -1;
+    if (index < 0) return;
     const { top, bottom } = panel.content.widgets[index].node.getBoundingClientRect();
     const there = panel.content.activeCellIndex === index && bottom > 0 && top < lab.innerHeight;
     settled = asked && there ? settled + 1 : 0;
