@@ -49,7 +49,9 @@ from grader import check, hint, progress, reset, solution, use
 
 plt.rcParams.update({"figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white"})
 plt.rcParams.update({"axes.grid": True, "grid.alpha": 0.3, "figure.dpi": 90})
-LONG_TOKENS, STORY_TOKENS = (1536, 40) if os.environ.get("COURSE_SMOKE") != "1" else (576, 8)  # 1: a quick test run
+LONG_TOKENS, STORY_TOKENS, TASTE_TOKENS = 1536, 40, 12
+if os.environ.get("COURSE_SMOKE") == "1":  # a quick test run
+    LONG_TOKENS, STORY_TOKENS, TASTE_TOKENS = 320, 8, 2
 
 theirs, tokenizer = load_base_model(dtype=torch.float32)  # float32, so that "equal" can mean equal
 sizes = LlamaSizes.of(theirs.config)
@@ -561,7 +563,7 @@ for name, broken_part in breaks.items():
     broken_part.to(theirs.device).load_state_dict(right_part.state_dict())
     mine.set_submodule(name, broken_part)
     print(f"\n{name} is now a {type(broken_part).__name__}")
-    print("  it writes:", repr(greedy(mine, prompt_ids, 12)))
+    print("  it writes:", repr(greedy(mine, prompt_ids, TASTE_TOKENS)))
     print(" ", explain_divergence(mine, theirs, prompt_ids))
     mine.set_submodule(name, right_part)
 
@@ -629,7 +631,7 @@ right_tables = theirs.model.rotary_emb
 broken = BrokenRotaryTables(sizes.head_dim, sizes.theta).to(theirs.device, torch.bfloat16)
 for label, rotary_tables in {"right": right_tables, "broken": broken}.items():
     theirs.model.rotary_emb = rotary_tables
-    print(f"{label:>6}: {greedy(lambda ids: theirs(ids).logits, prompt_ids, 12)!r}")
+    print(f"{label:>6}: {greedy(lambda ids: theirs(ids).logits, prompt_ids, TASTE_TOKENS)!r}")
 theirs.model.rotary_emb = right_tables
 
 # %% [markdown]

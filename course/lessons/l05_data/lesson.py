@@ -260,7 +260,7 @@ from course.training import TrainingConfig, add_adapter
 
 STEPS, ROWS_PER_STEP, QUESTIONS, NEW_TOKENS = 60, 4, 24, 48
 if os.environ.get("COURSE_SMOKE") == "1":
-    STEPS, QUESTIONS, NEW_TOKENS = 2, 4, 6
+    STEPS, ROWS_PER_STEP, QUESTIONS, NEW_TOKENS = 2, 2, 4, 6
     print("COURSE_SMOKE=1: A FEW STEPS ONLY. The numbers below mean nothing; this tests the cells.")
 short_rows = [row for row in rows if len(row["input_ids"]) <= 60]
 train_rows = random.Random(0).sample(short_rows, STEPS * ROWS_PER_STEP)

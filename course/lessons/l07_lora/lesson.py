@@ -108,9 +108,9 @@ from course.training.batching import answer_loss_sum, make_batch, shared_prefix_
 SCHEMAS = ("airline", "hotel", "library")
 model, tokenizer = load_base_model()
 train_rows = encode_rows([to_messages(e) for e in load_examples("train", SCHEMAS)], tokenizer, max_length=512).rows
-test_examples = load_examples("seen", SCHEMAS)
+test_examples, ANSWER_TOKENS = load_examples("seen", SCHEMAS), 48
 if os.environ.get("COURSE_SMOKE") == "1":
-    test_examples = test_examples[:2]
+    test_examples, ANSWER_TOKENS = test_examples[:2], 8
     print("COURSE_SMOKE=1: TWO QUESTIONS AND A FEW STEPS ONLY. The numbers below mean nothing; this tests the cells.")
 test_rows = encode_rows([to_messages(e) for e in test_examples], tokenizer, max_length=512).rows
 print(f"{len(train_rows)} training rows, {len(test_rows)} test questions in other words; the first test row:\n")
@@ -373,7 +373,8 @@ def answer_loss(rows) -> float:
 
 def executed() -> tuple[list[bool], list[str]]:
     """For each test question, whether the answer's result is right, and the answer."""
-    answers = generate_batch(model, tokenizer, [to_messages(e, with_answer=False) for e in test_examples], 48)
+    prompts = [to_messages(example, with_answer=False) for example in test_examples]
+    answers = generate_batch(model, tokenizer, prompts, ANSWER_TOKENS)
     return [judged.correct for judged in score_all(answers, test_examples)], answers
 
 
@@ -394,7 +395,7 @@ two to four minutes in float32, measurement included.
 # %%
 ROWS_PER_STEP, STEPS, LEARNING_RATE = 8, 64, 1e-3
 if os.environ.get("COURSE_SMOKE") == "1":
-    STEPS = 2
+    ROWS_PER_STEP, STEPS = 2, 2
 learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
 optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, weight_decay=0.0)
 shuffle = random.Random(0)
