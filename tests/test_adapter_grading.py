@@ -19,6 +19,7 @@ from tiny_adapters import BREAKABLE, CONFIG, FAIL, HANG, KILL, LAYERS, TINY, han
 from tiny_chat import chats, tiny_llama, tiny_tokenizer
 from tiny_courses import copy_course
 
+from course.lessons.l09_qlora import hidden_set
 from course.lessons.l09_qlora.hidden_set import EVALUATION, SqlEvaluation, adapter_problem, hidden_questions
 from course.sql import load_examples
 from course.training import TrainingConfig, add_adapter, load_adapter, merge_adapter, merge_checked_adapter, train
@@ -326,8 +327,9 @@ def test_a_learner_can_try_the_same_checks(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_adapter_that_changes_nothing_answers_exactly_as_the_base(tmp_path):
+def test_an_adapter_that_changes_nothing_answers_exactly_as_the_base(tmp_path, monkeypatch):
     """On the real model; with a small random B as the control."""
+    monkeypatch.setattr(hidden_set, "MAX_NEW_TOKENS", 16)
     hidden = SqlEvaluation(EVALUATION.load_base, per_split=1).prepare(SEED)
     assert len(hidden.layers) == 210
     base = hidden.texts(None, lambda _: None)

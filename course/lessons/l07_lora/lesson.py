@@ -110,7 +110,7 @@ model, tokenizer = load_base_model()
 train_rows = encode_rows([to_messages(e) for e in load_examples("train", SCHEMAS)], tokenizer, max_length=512).rows
 test_examples, ANSWER_TOKENS = load_examples("seen", SCHEMAS), 48
 if os.environ.get("COURSE_SMOKE") == "1":
-    test_examples, ANSWER_TOKENS = test_examples[:2], 8
+    train_rows, test_examples, ANSWER_TOKENS = train_rows[:4], test_examples[:2], 8
     print("COURSE_SMOKE=1: TWO QUESTIONS AND A FEW STEPS ONLY. The numbers below mean nothing; this tests the cells.")
 test_rows = encode_rows([to_messages(e) for e in test_examples], tokenizer, max_length=512).rows
 print(f"{len(train_rows)} training rows, {len(test_rows)} test questions in other words; the first test row:\n")
@@ -129,7 +129,7 @@ layer = model.get_submodule("model.layers.15.self_attn.q_proj")
 model.requires_grad_(False)
 layer.weight.requires_grad_(True)
 with shared_prefix_model(model):
-    for start in range(0, 16, 8):
+    for start in range(0, len(train_rows[:16]), 8):
         answer_loss_sum(model, make_batch(train_rows[start : start + 8]).to(model.device)).backward()
 update = layer.weight.grad
 layer.weight.requires_grad_(False)
@@ -472,7 +472,9 @@ left_axes.legend()
 for kind, colour in (("q_proj", "#1971c2"), ("down_proj", "#d9480f")):
     for number, name in enumerate(n for n in names if n.endswith(kind)):
         lora = model.get_submodule(name)
-        values = torch.linalg.svdvals((lora.lora_B @ lora.lora_A).detach().float().cpu())[:R] * lora.scale
+        # B A = (Q_B R_B)(Q_A R_A)^T, and the Qs turn without stretching: R_B R_A^T has the same singular values, R x R.
+        in_b, in_a = (torch.linalg.qr(part.detach().float().cpu()).R for part in (lora.lora_B, lora.lora_A.T))
+        values = torch.linalg.svdvals(in_b @ in_a.T) * lora.scale
         right_axes.semilogy(range(1, R + 1), values, color=colour, alpha=0.4, label=kind if number == 0 else None)
 right_axes.set(xlabel="direction", ylabel="singular value", title=f"what was learned, rank {R}")
 right_axes.legend()

@@ -43,7 +43,7 @@ from grader import check, hint, progress, reset, solution, use
 
 plt.rcParams.update({"figure.facecolor": "white", "axes.facecolor": "white", "figure.figsize": (7, 3)})
 profile, plan = device_profile(), chosen_plan()
-ITEMS = 2 if plan.recipe.smoke else 30  # of the demos; the real run takes them all
+ITEMS, SHOTS = (2, 1) if plan.recipe.smoke else (30, 4)  # of the demos; the real run takes all items
 print(f"{profile.name}: {profile.model} in {profile.dtype}; results go to {plan.folder}/")
 print(plan.says)
 if plan.recipe.smoke:
@@ -471,7 +471,7 @@ def sent_by_you(shots, template) -> list[tuple[str, str]]:
 
 
 ways = {}
-for shots in (0, 4):
+for shots in (0, SHOTS):
     for chat in (False, True):
         done = evaluate(model, tokenizer, ["quiz"], before, shots=shots, chat=chat, items={"quiz": range(ITEMS)})
         pairs = list(zip(sent_by_you(shots, render if chat else None), sent_by_harness(done), strict=True))
