@@ -1,6 +1,6 @@
 """L09's full run keeps its promise: QLoRA teaches the base model SQL, on schemas it saw and on schemas it did not.
 
-About 25 minutes on two cores with AVX-512, most of an hour on two older ones: `make test` leaves it out, `make gain`
+About 25 minutes on two cores with AVX-512, 42 on two of 2017 without it: `make test` leaves it out, `make gain`
 runs it. Numbers are recomputed, never stored.
 """
 
