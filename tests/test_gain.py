@@ -10,12 +10,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from grader.catalogue import find_course
 from grader.execute import run_lesson
 
-# The lesson promises ten minutes for two cores with AVX-512; without it only the gain counts, and the time is printed.
 LONGEST_TRAINING_SECONDS = 600
 FEWEST_POINTS = {"seen": 50, "heldout": 20}
 
@@ -39,5 +37,5 @@ def test_qlora_gains_on_seen_and_on_held_out_schemas(tmp_path: Path, monkeypatch
                 assert gain["points"] >= points, gain
     same, asked = result["equal_answers_of_merged_model"]
     assert same == asked
-    if torch.backends.cpu.get_cpu_capability() == "AVX512" or torch.cuda.is_available():
-        assert result["training_seconds"] <= LONGEST_TRAINING_SECONDS
+    took = f"the gain is there, but training took {result['training_seconds']:.0f} s; README says on which processors"
+    assert result["training_seconds"] <= LONGEST_TRAINING_SECONDS, took

@@ -129,7 +129,7 @@ layer = model.get_submodule("model.layers.15.self_attn.q_proj")
 model.requires_grad_(False)
 layer.weight.requires_grad_(True)
 with shared_prefix_model(model):
-    for start in range(0, len(train_rows[:16]), 8):
+    for start in range(0, min(16, len(train_rows)), 8):
         answer_loss_sum(model, make_batch(train_rows[start : start + 8]).to(model.device)).backward()
 update = layer.weight.grad
 layer.weight.requires_grad_(False)
