@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +10,6 @@ from tiny_chat import chats, tiny_llama, tiny_tokenizer
 
 from course.training import TrainingConfig, add_adapter, load_adapter, merge_adapter, train
 from course.training.adapters import refuse_repacked_weights
-from grader.adapters.config import read_settings
 
 CONFIG = TrainingConfig(rank=4, max_steps=3, batch_size=4)
 IDS = torch.tensor([[1, 5, 9, 40, 2]])
@@ -44,26 +42,6 @@ def test_only_the_adapter_trains(trained):
 def test_the_seed_decides_the_adapters_start():
     first, second = (add_adapter(tiny_llama(), CONFIG).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.mark.parametrize(("targets", "leaves"), [("all-linear", 7), (("q_proj", "down_proj"), 2)])
-def test_layers_below_the_first_adapted_one_get_no_adapter(tmp_path, targets, leaves):
-    config = replace(CONFIG, first_adapted_layer=1, target_modules=targets)
-    model = add_adapter(tiny_llama(), config)
-    run = train(model, tiny_tokenizer(), chats(8), config, tmp_path, progress=False)
-    adapted = {name.rpartition(".lora_")[0] for name, p in model.named_parameters() if p.requires_grad}
-    assert len(adapted) == leaves * (len(tiny_llama().model.layers) - 1)
-    assert not any(".layers.0." in name for name in adapted)
-    linear = {name: None for name, module in tiny_llama().named_modules() if isinstance(module, torch.nn.Linear)}
-    settings = read_settings((run.adapter_folder / "adapter_config.json").read_bytes(), list(linear))
-    assert {f"base_model.model.{name}" for name in settings.layers} == adapted
-    with torch.no_grad():
-        assert torch.equal(load_adapter(tiny_llama(), run.adapter_folder)(IDS).logits, model(IDS).logits)
-
-
-def test_a_first_adapted_layer_past_the_last_is_refused():
-    with pytest.raises(ValueError, match=r"first_adapted_layer=99 leaves nothing to train: the model has 2 layers"):
-        add_adapter(tiny_llama(), replace(CONFIG, first_adapted_layer=99))
 
 
 def test_a_method_that_does_not_fit_the_weights_is_refused():

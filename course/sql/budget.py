@@ -15,7 +15,7 @@ from course.sql.examples import SqlExample
 from course.sql.generate import ROWS_PER_SCHEMA
 from course.sql.schemas import load_schemas
 
-SHARE_SHIPPED = 0.85
+SHARE_SHIPPED = 0.9
 
 
 def rows_for_budget(rows: Sequence[SqlExample], count: int, seed: int) -> list[SqlExample]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +33,6 @@ def add_adapter(model: Any, config: TrainingConfig) -> Any:
     from peft import LoraConfig, get_peft_model
 
     targets = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
-    if config.first_adapted_layer:
-        targets = _targets_from(model, config.first_adapted_layer, targets)
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # a fraction is fine: it is only ever divided by r
@@ -45,30 +42,6 @@ def add_adapter(model: Any, config: TrainingConfig) -> Any:
     )
     torch.manual_seed(config.seed)  # A starts random (B at 0), so the seed decides where a run starts
     return get_peft_model(model, lora)
-
-
-def _targets_from(model: Any, first_layer: int, targets: str | list[str]) -> list[str]:
-    """Full names of the linear modules in the decoder layers from number `first_layer` on that `targets` means.
-
-    They are spelled out because peft's own `layers_to_transform` does not go with "all-linear".
-    """
-    import torch
-
-    found = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and (place := re.search(r"\.layers\.(\d+)\.", name))
-        and int(place[1]) >= first_layer
-        and (targets == "all-linear" or name.endswith(tuple(f".{target}" for target in targets)))
-    ]
-    if not found:
-        layers = getattr(model.config, "num_hidden_layers", "too few")
-        raise ValueError(
-            f"first_adapted_layer={first_layer} leaves nothing to train: the model has {layers} layers, "
-            f"numbered from 0, and target_modules is {targets!r}."
-        )
-    return found
 
 
 def refuse_repacked_weights(model: Any) -> None:

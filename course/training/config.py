@@ -16,8 +16,7 @@ class TrainingConfig:
     """What a run does; every field has a value that worked for SmolLM2-135M on short answers.
 
     `method` is "lora" (adapter on frozen weights), "qlora" (the same on NF4 weights: load the base with
-    quantize="nf4") or "full" (all weights). `rank`, `alpha`, `dropout` and `target_modules` are LoRA's. The layers
-    below number `first_adapted_layer` get no adapter: nothing in them learns, so the backward pass ends above them.
+    quantize="nf4") or "full" (all weights). `rank`, `alpha`, `dropout` and `target_modules` are LoRA's.
 
     An optimizer step sees `batch_size` rows, at most `micro_batch_size` of them in memory at a time. The run ends after
     `epochs` passes over the rows, or after `max_steps` optimizer steps where that is given. The learning rate climbs
@@ -34,7 +33,6 @@ class TrainingConfig:
     alpha: float = 32.0
     dropout: float = 0.0
     target_modules: str | tuple[str, ...] = "all-linear"
-    first_adapted_layer: int = 0
     learning_rate: float = 1e-3
     schedule: str = "linear"
     warmup_fraction: float = 0.05
@@ -69,7 +67,6 @@ class TrainingConfig:
         self._require_whole_number("log_every_steps", minimum=1)
         self._require_whole_number("max_length", minimum=2)
         self._require_whole_number("seed", minimum=0)
-        self._require_whole_number("first_adapted_layer", minimum=0)
         if self.max_steps is not None:
             self._require_whole_number("max_steps", minimum=1)
         for name in ("alpha", "learning_rate", "epochs", "clip_norm"):
