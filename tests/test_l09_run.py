@@ -96,3 +96,25 @@ def test_smoke_runs_are_kept_apart(monkeypatch) -> None:
     assert smoke.folder != full.folder
     assert full.questions_per_split is None
     assert smoke.training_folder != full.training_folder
+
+
+@pytest.mark.slow
+def test_a_merge_is_the_trained_model_also_where_some_layers_have_no_adapter(tmp_path: Path) -> None:
+    import torch
+
+    from course.base_model import load_base_model
+    from course.lessons.l09_qlora.merge_dequantised import merge_dequantised
+    from course.lessons.l09_qlora.merging import adapted_model, merged_model
+    from course.training import add_adapter, save_adapter
+
+    config = TrainingConfig(method="qlora", target_modules=("q_proj", "v_proj"))
+    trained = add_adapter(load_base_model(dtype="float32", quantize="nf4")[0], config)
+    with torch.no_grad():
+        for name, weight in trained.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.02)
+    adapted, tokenizer = adapted_model(save_adapter(trained, tmp_path / "adapter"), "float32")
+    merged = merged_model(adapted, merge_dequantised, "float32")
+    ids = torch.tensor([tokenizer("SELECT name FROM members WHERE age > 30")["input_ids"]])
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-3, atol=1e-3)

@@ -49,25 +49,33 @@ def decoded_model(dtype: str) -> tuple[Any, Any]:
 
 
 def merged_model(adapted: Any, merge: Callable[..., Any], dtype: str) -> Any:
-    """A plain model with `merge(packed, dequantise, original, lora_a, lora_b, alpha)` in every adapted layer.
+    """A plain model with `merge(packed, dequantise, original, lora_a, lora_b, alpha)` in every 4-bit layer.
 
+    A layer without an adapter is merged with an update of zeros: the adapters above it were trained on its decoded
+    weights, too.
     `adapted` is left as it is. `dtype` is the dtype the merged weights are kept in.
     """
     import torch
     from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
 
     plain: Any = load_base_model(dtype=dtype)[0]
     with torch.no_grad():
         for name, layer in adapted.get_base_model().named_modules():
-            if not hasattr(layer, "lora_A"):
+            if hasattr(layer, "lora_A"):
+                stored = layer.get_base_layer().weight
+                lora_a, lora_b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+                alpha = layer.scaling["default"] * lora_a.shape[0]
+            elif isinstance(layer, Linear4bit) and not name.endswith(".base_layer"):
+                stored = layer.weight
+                lora_a, lora_b = torch.zeros(1, layer.in_features), torch.zeros(layer.out_features, 1)
+                alpha = 1.0
+            else:
                 continue
-            stored = layer.get_base_layer().weight
             target = plain.get_submodule(name).weight
-            lora_a, lora_b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
 
             def dequantise(packed: Any, state: Any = stored.quant_state) -> Any:
                 return dequantize_4bit(packed, state).float()
 
-            alpha = layer.scaling["default"] * lora_a.shape[0]
             target.copy_(merge(stored.data, dequantise, target.float(), lora_a, lora_b, alpha))
     return plain
