@@ -51,9 +51,8 @@ def decoded_model(dtype: str) -> tuple[Any, Any]:
 def merged_model(adapted: Any, merge: Callable[..., Any], dtype: str) -> Any:
     """A plain model with `merge(packed, dequantise, original, lora_a, lora_b, alpha)` in every 4-bit layer.
 
-    A layer without an adapter is merged with an update of zeros: the adapters above it were trained on its decoded
-    weights, too.
-    `adapted` is left as it is. `dtype` is the dtype the merged weights are kept in.
+    A layer without an adapter is merged with an update of zeros: the adapters were trained beside its decoded weights,
+    so those belong to the trained model. `adapted` is left as it is. `dtype` is the dtype the merged weights have.
     """
     import torch
     from bitsandbytes.functional import dequantize_4bit
@@ -68,7 +67,8 @@ def merged_model(adapted: Any, merge: Callable[..., Any], dtype: str) -> Any:
                 alpha = layer.scaling["default"] * lora_a.shape[0]
             elif isinstance(layer, Linear4bit) and not name.endswith(".base_layer"):
                 stored = layer.weight
-                lora_a, lora_b = torch.zeros(1, layer.in_features), torch.zeros(layer.out_features, 1)
+                lora_a = torch.zeros(1, layer.in_features, device=stored.device)
+                lora_b = torch.zeros(layer.out_features, 1, device=stored.device)
                 alpha = 1.0
             else:
                 continue
