@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import pytest
 
 from course.sql import load_examples, load_schema, load_schemas
 from course.sql.examples import normal_question, read_jsonl
-from course.sql.generate import ROWS_PER_SCHEMA, generate, main
+from course.sql.generate import ROWS_PER_SCHEMA, Generator, generate, main
 from course.sql.leakage import heldout_names, leaks, names_in
 from course.sql.schemas import DATA_FOLDER, DataError, schema_from_dict
 from course.sql.stability import result_problem
@@ -22,6 +23,7 @@ from course.sql.validate import (
     problems_in,
     rebuild_problems,
 )
+from course.sql.variants import vary
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +173,11 @@ def test_row_of_the_wrong_width_is_refused():
         schema_from_dict(data)
     with pytest.raises(DataError, match="use one of seen, heldout"):
         schema_from_dict({**data, "split": "dev"})
+
+
+def test_a_variant_keeps_a_column_in_every_table():
+    worlds = Generator(seed=0, split="train").seen
+    for seed in range(200):
+        for world in worlds:
+            for table in vary(world, random.Random(seed)).schema.tables:
+                assert table.columns, f"seed {seed}: {world.schema.name}'s {table.name} lost all its columns"

@@ -29,6 +29,8 @@ def _vary_entity(entity: Entity, keys: set[str], rng: random.Random) -> Entity:
     keep = rng.randint(min(2, len(droppable)), len(droppable))
     fields = [f for f in entity.fields if f == label or f in rng.sample(droppable, keep)]
     kept = [c.name for c in table.columns if c.name == "id" or c.name in keys or any(c.name == f.name for f in fields)]
+    if not kept:  # each field is drawn on its own, so that none may be left: draw again
+        return _vary_entity(entity, keys, rng)
     rest = [name for name in kept if name != "id"]
     if rng.random() < 0.6:
         rng.shuffle(rest)
