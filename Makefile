@@ -44,7 +44,7 @@ bench: bench-grading ## grading beside nbgrader and otter, then training speed b
 bench-grading: ready ## grading beside nbgrader and otter alone
 	@$(BIN)/python -m bench.grading $(ARGS)
 
-gain: ready ## L09's full run: checked against the gain it promises (25 minutes with AVX-512, 45 without)
+gain: ready ## L09's full run: checked against the gain it promises (half an hour)
 	@$(BIN)/course model path
 	@$(BIN)/python -m pytest -m full -s tests/test_gain.py
 

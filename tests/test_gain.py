@@ -1,7 +1,7 @@
 """L09's full run keeps its promise: QLoRA teaches the base model SQL, on schemas it saw and on schemas it did not.
 
-About 25 minutes on two cores with AVX-512, 42 on two of 2017 without it: `make test` leaves it out, `make gain`
-runs it. Numbers are recomputed, never stored.
+About half an hour on two cores of 2017: `make test` leaves it out, `make gain` runs it. Numbers are recomputed, never
+stored.
 """
 
 from __future__ import annotations

@@ -71,9 +71,9 @@ def test_loss_and_gradients_equal_transformers_own(share_prefixes):
 def test_shared_beginnings_are_computed_once_and_nothing_is_padded():
     rows = encoded(6)
     shared, apart = make_batch(rows), make_batch(rows, share_prefixes=False)
-    assert apart.input_ids.numel() == apart.tokens == sum(len(row.input_ids) for row in rows)
-    assert shared.tokens == apart.tokens
-    beginnings = {row.input_ids[:end] for row in rows for end in range(1, 1 + len(row.input_ids))}
+    assert apart.tokens == shared.tokens == sum(len(row.input_ids) for row in rows)
+    assert apart.input_ids.numel() == apart.tokens - len(rows)  # a row's last token predicts nothing
+    beginnings = {row.input_ids[:end] for row in rows for end in range(1, len(row.input_ids))}
     assert shared.input_ids.numel() == len(beginnings)
     assert shared.input_ids.numel() < apart.tokens < padded(rows)["input_ids"].numel()
 

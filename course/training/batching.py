@@ -3,13 +3,15 @@
 A batch of chats repeats itself: each begins with the same system prompt, many go on with the same instructions.
 In a causal model a token's hidden state depends only on the tokens before it, so equal beginnings have equal
 states, and the gradient that reaches a shared state is the sum over the rows that use it. So a batch is a tree (a
-trie): each different beginning is one node, computed once. The loss is that of the padded batch, up to rounding.
+trie): each different beginning is one node, computed once. A row's last token is no node: nothing follows that its
+state would predict. The loss is that of the padded batch, up to rounding.
 
 All layers but attention treat tokens one by one, so they run over the nodes as one row without padding. Attention
 looks along rows: `row_nodes` spreads the nodes out into rows, and `first_slots` brings one copy of each back.
 A similar idea for inference is RadixAttention (Zheng et al. 2023, SGLang).
 
-Worked number: rows [5, 6, 7] and [5, 6, 8, 9] hold 7 tokens in 5 nodes; padded they would fill 8 places.
+Worked number: rows [5, 6, 7] and [5, 6, 8, 9] hold 7 tokens and need 3 nodes (5, 6 after 5, 8 after those); padded
+they would fill 8 places.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ ATTENTION_NAME = "course_shared_prefix"
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of at most T tokens as N nodes, A of whose successors are answer tokens.
+    """B rows of at most T + 1 tokens as N nodes, A of whose successors are answer tokens.
 
     `input_ids` (1, N) and `position_ids` (1, N): each node's token and its distance from the row's start;
     `row_nodes` (B, T): the node at each place of each row, 0 past a row's end;
@@ -53,7 +55,7 @@ class Batch:
 
 def make_batch(rows: Sequence[Encoded], share_prefixes: bool = True) -> Batch:
     """Lay rows out as nodes; without sharing each row keeps nodes of its own, still without padding."""
-    longest = max(len(row.input_ids) for row in rows)
+    longest = max(len(row.input_ids) for row in rows) - 1
     node_after: dict[tuple[int, int], int] = {}  # (node before, token) -> node
     input_ids: list[int] = []
     positions: list[int] = []
@@ -64,10 +66,13 @@ def make_batch(rows: Sequence[Encoded], share_prefixes: bool = True) -> Batch:
     for number, row in enumerate(rows):
         before = -1 if share_prefixes else -1 - number
         nodes: list[int] = []
+        last = len(row.input_ids) - 1
         for position, (token, label) in enumerate(zip(row.input_ids, row.labels, strict=True)):
             if label != IGNORED and position > 0:
                 answer_nodes.append(before)
                 answers.append(label)
+            if position == last:
+                break
             node = node_after.setdefault((before, token), len(input_ids))
             if node == len(input_ids):
                 input_ids.append(token)

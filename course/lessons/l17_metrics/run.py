@@ -17,7 +17,7 @@ from course.lessons.l09_qlora.run import Recipe, chosen_recipe, training_rows
 from course.quiz import load_quiz
 from course.sql import INSTRUCTION, TUNED_SYSTEM, load_examples
 
-SHORT_STEPS = 40  # 640 rows: enough to answer some questions, a quarter of L09's training
+SHORT_STEPS = 60  # 480 rows: enough to answer some questions, about half of L09's training
 SQL_QUESTIONS = 120
 # The system turn that each model knows: the base model is told what to do, the tuned one was trained with its own.
 SQL_SYSTEM = {"before": INSTRUCTION, "after": TUNED_SYSTEM}

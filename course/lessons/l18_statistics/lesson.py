@@ -56,7 +56,7 @@ Real ones, small enough to be made on two cores, one row a question (`datasets/e
 was run):
 
 - `zero-shot`: the base model SmolLM2-135M-Instruct, told what to do and asked L09's questions;
-- `step50`: L09's QLoRA run after 50 of its 168 steps;
+- `step50`: a QLoRA run like L09's, stopped after 50 of its 168 steps;
 - `order1` and `order2`: that model trained for 6 more steps, twice with the same recipe (the same rows and settings),
   the rows in another order. Nothing else differs, so they are two draws of one lottery.
 

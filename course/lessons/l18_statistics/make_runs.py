@@ -1,8 +1,8 @@
-"""Make `datasets/eval_runs` anew: short trainings of L09's recipe, and every question's right or wrong, in files.
+"""Make `datasets/eval_runs` anew: trainings of L09's kind, cut short, and every question's right or wrong, in files.
 
     python -m course.lessons.l18_statistics.make_runs
 
-About 40 minutes on two CPU cores, most of them L09's training. It goes on where it was stopped: trainings from their
+About 40 minutes on two CPU cores, most of them training. It goes on where it was stopped: trainings from their
 last checkpoint, answers from their last batch (in `runs/eval_runs`). The numbers of another machine differ a little: a
 rounding in the last bit of a logit changes an answer here and there.
 """
@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
-from course.lessons.l09_qlora.run import Recipe, answers, chosen_recipe, scored, training_rows
+from course.lessons.l09_qlora.run import Recipe, answers, chosen_recipe, scored
 from course.lessons.l18_statistics.eval_runs import DATA_FOLDER
 from course.quiz import load_quiz
-from course.sql import SqlExample, load_examples
-from course.training import add_adapter, train
+from course.sql import SqlExample, load_examples, to_messages
+from course.sql.generate import ROWS_PER_SCHEMA
+from course.training import TrainingConfig, add_adapter, train
 from course.training.checkpoint import TENSORS_FILE, trainable_parameters
 
 WORK_FOLDER = Path("runs") / "eval_runs"
@@ -30,20 +31,20 @@ SEEN_STEP = 4  # every fourth question on seen schemas: 60 of 239, about 4 of ea
 QUIZ_ITEMS = 100  # the first 100 of 310: topics take turns in the file
 
 
-L09_FOLDER = WORK_FOLDER / "l09"
+LONG_FOLDER = WORK_FOLDER / "long"
 
 
 @dataclass(frozen=True)
 class Plan:
     """One run: how the model is asked, and what it is.
 
-    l09_step: the weights of L09's own run (seed 0, 168 steps planned) after so many steps; None: the base model.
+    long_step: the weights of the long run (`long_recipe`) after so many steps; None: the base model.
     order: those weights trained for MORE_STEPS more, over rows in the order of this seed; None: as they are.
     """
 
     name: str
     way: str = "tuned"
-    l09_step: int | None = None
+    long_step: int | None = None
     order: int | None = None
     quiz: bool = False
     seen: bool = True
@@ -53,11 +54,34 @@ MORE_STEPS = 6
 MORE_LEARNING_RATE = 6e-4
 
 PLANS = (
-    Plan("step50", l09_step=50, quiz=True),
+    Plan("step50", long_step=50, quiz=True),
     Plan("zero-shot", way="zero-shot", quiz=True),
-    Plan("order1", l09_step=50, order=1, seen=False),
-    Plan("order2", l09_step=50, order=2, seen=False),
+    Plan("order1", long_step=50, order=1, seen=False),
+    Plan("order2", long_step=50, order=2, seen=False),
 )
+
+
+def long_recipe() -> Recipe:
+    """L09's model, trained with half its learning rate on 168 steps of 16 rows, drawn from all training rows."""
+    recipe = chosen_recipe()
+    training = TrainingConfig(
+        method="qlora",
+        rank=16,
+        alpha=32.0,
+        learning_rate=1.2e-3,
+        max_steps=168,
+        batch_size=16,
+        micro_batch_size=16,
+        rows_together=ROWS_PER_SCHEMA,
+        max_length=recipe.training.max_length,
+        seed=0,
+    )
+    return replace(recipe, training=training)
+
+
+def all_training_rows() -> list[list[dict[str, str]]]:
+    """The whole training set as conversations, in file order."""
+    return [to_messages(example) for example in load_examples("train")]
 
 
 def questions(plan: Plan) -> list[SqlExample]:
@@ -65,15 +89,15 @@ def questions(plan: Plan) -> list[SqlExample]:
     return [*load_examples("heldout"), *(load_examples("seen")[::SEEN_STEP] if plan.seen else [])]
 
 
-def l09_checkpoint(step: int, recipe: Recipe) -> Path:
-    """The tensors of L09's run after `step` steps; the run is trained first, to its end, where it is not there."""
-    path = L09_FOLDER / "checkpoints" / f"step-{step:06d}" / TENSORS_FILE
+def long_checkpoint(step: int, recipe: Recipe) -> Path:
+    """The tensors of the long run after `step` steps; the run is trained first, to its end, where it is not there."""
+    path = LONG_FOLDER / "checkpoints" / f"step-{step:06d}" / TENSORS_FILE
     if not path.exists():
         from course.base_model import load_base_model
 
         base, tokenizer = load_base_model(dtype=recipe.dtype, quantize="nf4")
         keeping_all = replace(recipe.training, keep_checkpoints=recipe.training.steps(0))
-        train(add_adapter(base, keeping_all), tokenizer, training_rows(), keeping_all, L09_FOLDER)
+        train(add_adapter(base, keeping_all), tokenizer, all_training_rows(), keeping_all, LONG_FOLDER)
     return path
 
 
@@ -85,20 +109,20 @@ def model_of(plan: Plan, recipe: Recipe) -> tuple[Any, Any, dict[str, Any]]:
     from course.lessons.l09_qlora.merge_dequantised import merge_dequantised
     from course.lessons.l09_qlora.merging import adapted_model, decode_exactly, merged_model
 
-    if plan.l09_step is None:
+    if plan.long_step is None:
         return *load_base_model(dtype=recipe.dtype), {}
-    weights = load_file(l09_checkpoint(plan.l09_step, recipe))
+    weights = load_file(long_checkpoint(plan.long_step, recipe))
     base, tokenizer = load_base_model(dtype=recipe.dtype, quantize="nf4")
     adapted = decode_exactly(add_adapter(base, recipe.training))
     with torch.no_grad():
         for name, parameter in trainable_parameters(adapted).items():
             parameter.copy_(weights[f"weight/{name}"])
-    facts: dict[str, Any] = {"training": recipe.training.to_dict(), "steps": plan.l09_step}
+    facts: dict[str, Any] = {"training": recipe.training.to_dict(), "steps": plan.long_step}
     if plan.order is not None:
         more = replace(
             recipe.training, max_steps=MORE_STEPS, learning_rate=MORE_LEARNING_RATE, seed=plan.order, log_every_steps=1
         )
-        run = train(adapted, tokenizer, training_rows(), more, WORK_FOLDER / plan.name)
+        run = train(adapted, tokenizer, all_training_rows(), more, WORK_FOLDER / plan.name)
         facts |= {"more_training": more.to_dict(), "more_tokens": run.tokens, "more_losses": run.losses}
         adapted, tokenizer = adapted_model(run.adapter_folder, recipe.dtype)
     return merged_model(adapted, merge_dequantised, recipe.dtype), tokenizer, facts
@@ -141,7 +165,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 def make(folder: Path = DATA_FOLDER) -> None:
     """Every run's files, `runs.json` that says what was run, and the checksums."""
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = chosen_recipe()
+    recipe = long_recipe()
     packages = ("torch", "transformers", "peft", "bitsandbytes", "lm-eval")
     index: dict[str, Any] = {"versions": {name: version(name) for name in packages}, "runs": []}
     for plan in PLANS:
