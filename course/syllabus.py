@@ -29,15 +29,15 @@ SKILLS = {
     "statistics": "say with intervals, paired tests and corrections what a measured difference is worth",
 }
 
-# The lesson's run after 68 of its 168 steps: 18 of 60 seen, 12 of 60 held-out. At its end, on hand-written questions:
-# 56 % and 43 %. The upper thresholds lie about one and a half standard errors of 60 questions below that.
+# The lesson's run, asked two hidden sets of 60 and 60: 26 and 24 seen, 24 and 16 held-out. A quarter ask for joins,
+# which it is not trained on. The upper thresholds lie about one and a half standard errors of 60 questions below the means.
 SQL_ADAPTER = AdapterTask(
     "course.lessons.l09_qlora.hidden_set:EVALUATION",
     (
-        Threshold("seen", 0.25, 2),
-        Threshold("seen", 0.45, 2),
-        Threshold("heldout", 0.15, 3),
-        Threshold("heldout", 0.35, 3),
+        Threshold("seen", 0.20, 2),
+        Threshold("seen", 0.32, 2),
+        Threshold("heldout", 0.12, 3),
+        Threshold("heldout", 0.24, 3),
     ),
 )
 

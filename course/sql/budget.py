@@ -16,7 +16,6 @@ from course.sql.schemas import load_schemas
 
 SHARE_SHIPPED = 0.85
 SHARE_SHIPPED_FIRST = 0.2
-SHARE_SHORTEST = 0.85
 # Kinds that were often wrong after a run with as many rows of each weigh more; easy or rarely asked ones weigh less.
 KIND_WEIGHTS = {
     "aggregate": 150,
@@ -40,18 +39,16 @@ def rows_for_budget(rows: Sequence[SqlExample], count: int, seed: int) -> list[S
 
     SHARE_SHIPPED of them are on the shipped databases, their kinds by KIND_WEIGHTS. The others are whole runs on
     databases that are not shipped; they come first, mixed with SHARE_SHIPPED_FIRST of those on the shipped ones, so
-    that the training ends on the databases that most questions will be about. Of each kind the longest rows are left
-    out, for their price: SHARE_SHORTEST stay. Raises ValueError where `rows` has too few.
+    that the training ends on the databases that most questions will be about. Raises ValueError where `rows` has too
+    few.
     """
     draw = random.Random(seed)
     shipped = {schema.text for schema in load_schemas().values()}
-    affordable = _shortest_of_each_kind(rows)
     others = [
-        run for run in _in_runs(rows) if run[0].schema_text not in shipped and all(row.id in affordable for row in run)
+        run for run in _in_runs(rows) if run[0].schema_text not in shipped and all(row.kind != "join" for row in run)
     ][: round(count * (1 - SHARE_SHIPPED) / ROWS_PER_SCHEMA)]
     left = count - sum(map(len, others))
-    on_shipped = [row for row in rows if row.schema_text in shipped and row.id in affordable]
-    weighted = _kinds_by_weight(on_shipped, left, draw)
+    weighted = _kinds_by_weight([row for row in rows if row.schema_text in shipped], left, draw)
     if len(weighted) < left:
         raise ValueError(f"count={count}: only {count - left + len(weighted)} rows fit; ask for fewer, or add rows.")
     runs = _runs_by_database(weighted)
@@ -66,31 +63,19 @@ def _in_runs(rows: Sequence[SqlExample]) -> list[Sequence[SqlExample]]:
     return [rows[start : start + ROWS_PER_SCHEMA] for start in range(0, len(rows), ROWS_PER_SCHEMA)]
 
 
-def _by_kind(rows: Sequence[SqlExample]) -> dict[str, list[SqlExample]]:
-    """The rows of each kind in KIND_WEIGHTS; joins are none of them."""
-    return {kind: [row for row in rows if row.kind == kind] for kind in KIND_WEIGHTS}
-
-
-def _shortest_of_each_kind(rows: Sequence[SqlExample]) -> set[str]:
-    """Ids of the SHARE_SHORTEST of each kind, by the characters of question and query."""
-    kept: set[str] = set()
-    for pool in _by_kind(rows).values():
-        pool.sort(key=lambda row: len(row.question) + len(row.sql))
-        kept |= {row.id for row in pool[: round(len(pool) * SHARE_SHORTEST)]}
-    return kept
-
-
 def _kinds_by_weight(rows: Sequence[SqlExample], count: int, draw: random.Random) -> list[SqlExample]:
     """At most `count` rows in random order, each kind's share by its weight; groups make up for what is short."""
-    share = count / sum(KIND_WEIGHTS.values())
-    chosen: list[SqlExample] = []
-    for kind, pool in _by_kind(rows).items():
+    pools: dict[str, list[SqlExample]] = {}
+    for row in rows:
+        if row.kind in KIND_WEIGHTS:
+            pools.setdefault(row.kind, []).append(row)
+    for pool in pools.values():
         draw.shuffle(pool)
-        wanted = round(KIND_WEIGHTS[kind] * share)
-        chosen += pool[:wanted]
-        if kind == "group":
-            spare = pool[wanted:]
-    chosen += spare[: max(0, count - len(chosen))]
+    share = count / sum(KIND_WEIGHTS.values())
+    wanted = {kind: round(weight * share) for kind, weight in KIND_WEIGHTS.items()}
+    chosen = [row for kind, number in wanted.items() for row in pools.get(kind, [])[:number]]
+    spare = pools.get("group", [])[wanted["group"] :]
+    chosen += spare[::-1][: max(0, count - len(chosen))]
     draw.shuffle(chosen)
     return chosen[:count]
 
