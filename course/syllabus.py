@@ -30,7 +30,7 @@ SKILLS = {
 }
 
 # The lesson's run, asked two hidden sets of 60 and 60: 26 and 24 seen, 24 and 16 held-out. A quarter ask for joins,
-# which it is not trained on. The upper thresholds lie about one and a half standard errors of 60 questions below the means.
+# which it is not trained on. The upper thresholds lie one and a half standard errors of 60 questions below the means.
 SQL_ADAPTER = AdapterTask(
     "course.lessons.l09_qlora.hidden_set:EVALUATION",
     (
