@@ -14,8 +14,8 @@ from course.sql.examples import SqlExample
 from course.sql.generate import ROWS_PER_SCHEMA
 from course.sql.schemas import load_schemas
 
-SHARE_SHIPPED = 0.85
-SHARE_SHIPPED_FIRST = 0.2
+SHARE_SHIPPED = 0.85  # of all rows
+SHARE_SHIPPED_FIRST = 0.2  # of the rows on shipped databases
 # Kinds that were often wrong after a run with as many rows of each weigh more; easy or rarely asked ones weigh less.
 KIND_WEIGHTS = {
     "aggregate": 150,
@@ -74,7 +74,7 @@ def _kinds_by_weight(rows: Sequence[SqlExample], count: int, draw: random.Random
     share = count / sum(KIND_WEIGHTS.values())
     wanted = {kind: round(weight * share) for kind, weight in KIND_WEIGHTS.items()}
     chosen = [row for kind, number in wanted.items() for row in pools.get(kind, [])[:number]]
-    spare = pools.get("group", [])[wanted["group"] :]
+    spare = pools.get("group", [])[wanted["group"] :]  # from the end, as measured in L09
     chosen += spare[::-1][: max(0, count - len(chosen))]
     draw.shuffle(chosen)
     return chosen[:count]
