@@ -523,6 +523,11 @@ HIDDEN_USES = {
     ),
     "before a decoy of a comprehension": (f"{SOFTMAX}_ = [0 for row_softmax in ()]\n", ""),
     "after a decoy": ("def softmax(x):\n    return x\nfrom torch import softmax\n" + LIB.replace("lib.", ""), ""),
+    "perhaps covered": ("import torch as lib\nif 0 > 1:\n    lib = None\n" + LIB, ""),
+    "imported and asked for by a string": (
+        "def row_softmax(logits):\n    from torch import softmax\n\n    return locals()['softmax'](logits, -1)\n",
+        "",
+    ),
     "behind a long sum": (SOFTMAX + "    x = " + "+".join(["1"] * 2_000) + "\n", ""),
 }
 
@@ -536,6 +541,19 @@ def test_a_forbidden_name_is_found(how: str):
     own, later = HIDDEN_USES[how]
     names = names_of("import torch\n", own, later)
     assert names.violations("row_softmax", ("torch.softmax",), "cell 1") == ["torch.softmax"]
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "source"),
+    [
+        ("not_loaded_here", "from not_loaded_here import *\ndef answer(x):\n    return softmax(x)\n"),
+        ("torch.nn.modules", "def answer(x):\n    return torch.nn.Softmax(-1)(x)\n"),
+        ("torch.nn.functional.conv1d", "def answer(x):\n    return torch.conv1d(x, x)\n"),
+    ],
+)
+def test_a_forbidden_name_is_found_under_another(forbidden: str, source: str):
+    """A star's, one that a package shows as its own, and one object that two modules show."""
+    assert names_of("import torch\n", source).violations("answer", (forbidden,)) == [forbidden]
 
 
 COMPARED = "print((row_softmax(given) - torch.softmax(given, 0)).abs())\nexpected = torch.softmax(given, 0)\n"
