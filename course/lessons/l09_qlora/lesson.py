@@ -2,8 +2,8 @@
 r"""
 # QLoRA, for real
 
-*About 200 minutes for you. The notebook itself runs for 18 minutes on two CPU cores of 2021, 6 of them training, and
-for about 28 on two of 2017, 9 to 11 of them training. Two cores with AVX-512 trained faster still.*
+*About 200 minutes for you. The notebook itself runs for about 20 minutes on two CPU cores of 2021, 6 of them training,
+and for about 28 on two of 2017, 9 to 11 of them training. Two cores with AVX-512 trained faster still.*
 
 You will take apart what QLoRA does to a model, piece by piece, and check each piece against the library that people
 use in production. Then you fine-tune a real language model on 4-bit weights, ask it 359 questions that were written
@@ -572,8 +572,8 @@ a schema is not.
 loss, the tokens per second and the time left. Interrupt it whenever you like: run the cell again, and it goes on from
 its last checkpoint.
 
-*Predict:* two cores of 2017 did 108 to 130 useful tokens per second, two of 2021 did 205. How many minutes is that for
-70,000?
+*Predict:* two cores of 2017 did 108 to 130 useful tokens per second, two of 2021 did 185 to 205. How many minutes is
+that for 70,000?
 """
 
 # %%

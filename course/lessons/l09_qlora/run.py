@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas
 
 SEED = 0
-# 1,000 rows, some 70,000 tokens: on two CPU cores without AVX-512, 339 s (2021) or 536 s (2017; 645 s in a slow hour).
+# 1,000 rows, some 70,000 tokens: on two CPU cores without AVX-512, 339 to 377 s (2021), 536 s (2017).
 STEPS = 125
 ROWS_A_STEP = 8
 SHOT_KINDS = ("filter", "group", "join", "superlative")
